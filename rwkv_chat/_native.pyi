@@ -1,0 +1,81 @@
+"""The compiled core. Arrays are C-contiguous; the GIL is released while it computes."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+
+def isas() -> list[str]:
+    """The instruction sets that were built and that this CPU has, slowest first ("scalar", "avx2", "avx512")."""
+
+def sample(
+    logits: F32,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    min_p: float,
+    seed: int,
+    draw: int,
+) -> int:
+    """The id that draw number `draw` of `seed` picks from `logits` (float32 [V]), without penalties."""
+
+class Vocabulary:
+    """Greedy longest match over bytes."""
+
+    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+        """`token_bytes[i]` are the bytes of id i; empty for an id that never stands for text."""
+    def __len__(self) -> int: ...
+    def encode(self, data: bytes) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> bytes:
+        """Raises IndexError for an id outside the vocabulary."""
+
+class Model:
+    """The weights (borrowed: the arrays are kept alive, never copied) and a thread pool."""
+
+    def __init__(
+        self,
+        spec: Mapping[str, int | float],
+        tensors: Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.uint16]],
+        threads: int,
+        isa: str,
+    ) -> None:
+        """`spec` holds the fields of ModelSpec but for `generation`; bf16 weights come as uint16.
+
+        `threads` 0 means one per physical core; `isa` "" means the fastest available. Raises ValueError.
+        """
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]: ...
+    def forward_batch(self, ids: Sequence[int], states: F32) -> tuple[F32, F32]:
+        """`states` float32 [B, S]; returns logits [B, V] and new states [B, S]."""
+
+class Decoder:
+    def __init__(
+        self,
+        model: Model,
+        vocabulary: Vocabulary,
+        state: F32,
+        logits: F32,
+        *,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        min_p: float,
+        presence: float,
+        frequency: float,
+        decay: float,
+        seed: int,
+        stops: Sequence[bytes],
+        exempt: Sequence[int],
+        generated: Sequence[int],
+    ) -> None: ...
+    def run(self, max_tokens: int, seconds: float) -> tuple[list[int], str]: ...
+    def cancel(self) -> None: ...
+    @property
+    def state(self) -> F32: ...
+    @property
+    def logits(self) -> F32: ...

@@ -1,0 +1,116 @@
+"""What the chat needs of the outside world. Others implement these; tests fake them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.tree import Conversation, Finish, Summary, Turn
+
+__all__ = ["Engine", "Job", "Listener", "Model", "Request", "Store", "Tokenizer"]
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. `fingerprint` is the sha256 of the vocabulary, hexadecimal."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def encode(self, text: str | bytes) -> list[int]:
+        """The ids of `text`."""
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """The bytes that `ids` stand for; id 0 and unused ids stand for none."""
+
+
+class Store(Protocol):
+    """Conversations on disk. Every call that changes something has committed when it returns.
+
+    All raise a StoreError. Thread-safe.
+    """
+
+    def conversations(self) -> list[Summary]:
+        """All that are not deleted, the last changed first."""
+    def create(self, title: str, settings: Mapping[str, object]) -> Conversation:
+        """A new empty conversation."""
+    def load(self, conversation: str) -> Conversation:
+        """The whole tree."""
+    def rename(self, conversation: str, title: str) -> None: ...
+    def configure(self, conversation: str, settings: Mapping[str, object]) -> None: ...
+    def delete(self, conversation: str) -> None:
+        """Hide it; `restore` brings it back until `purge`."""
+    def restore(self, conversation: str) -> None: ...
+    def purge(self) -> None:
+        """Erase everything deleted, its snapshots too."""
+    def append(self, turn: Turn, *, head: bool = True) -> Turn:
+        """Add `turn` as a new node; the store sets `seq` and `created` and returns the result.
+
+        With `head` the conversation's head moves to it, in the same transaction.
+
+        Raises:
+            ConflictError: `turn.seq` is not 0 and not the next number (another writer was faster).
+        """
+    def update(self, turn: Turn) -> None:
+        """Replace text, ids, prefix, tokenizer, finish, seed, model and tokens_per_s of an existing turn."""
+    def set_head(self, conversation: str, turn: str | None) -> None: ...
+    def set_label(self, turn: str, label: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One answer to be generated.
+
+    `path` holds the ids of each turn from the root, the answer's own (template prefix, and what was
+    already generated when an answer is continued) last; `generated` counts those of the last that
+    the model made. A snapshot is kept at the end of every part that is computed.
+    `stops` end the answer when its decoded bytes end with one of them.
+    """
+
+    path: tuple[tuple[int, ...], ...]
+    generated: int
+    sampling: Sampling
+    seed: int
+    stops: tuple[bytes, ...]
+    max_tokens: int
+
+
+class Listener(Protocol):
+    """Told by the engine's thread how a job goes; `finished` or `failed` comes last, once."""
+
+    def prefilled(self, done: int, total: int) -> None: ...
+    def grew(self, ids: Sequence[int], tokens_per_s: float) -> None:
+        """More ids, at most 30 times a second."""
+    def finished(self, finish: Finish, tokens_per_s: float) -> None: ...
+    def failed(self, reason: str) -> None: ...
+
+
+class Job(Protocol):
+    """A running or waiting request."""
+
+    def cancel(self) -> None:
+        """Stop within one token, from any thread; `finished` still comes."""
+
+
+class Model(Protocol):
+    """What the chat must know of the loaded model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def template(self) -> str:
+        """The name of the template that fits it."""
+    @property
+    def state_bytes(self) -> int: ...
+
+
+class Engine(Protocol):
+    """Generates answers, one after the other, on its own thread."""
+
+    @property
+    def model(self) -> Model | None:
+        """None until a model is loaded."""
+    def generate(self, request: Request, listener: Listener) -> Job: ...
+    def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
+        """For each part of `path`, whether a snapshot of the state at its end is kept."""
