@@ -1,13 +1,27 @@
 """What the chat needs of the outside world. Others implement these; tests fake them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.tree import Conversation, Finish, Summary, Turn
 
-__all__ = ["Engine", "Job", "Listener", "Model", "Request", "Store", "Tokenizer"]
+__all__ = [
+    "Engine",
+    "Job",
+    "Library",
+    "Listener",
+    "Model",
+    "ModelChoice",
+    "Progress",
+    "Request",
+    "Store",
+    "Tokenizer",
+]
+
+Progress = Callable[[str, float], None]
+"""Told what is being done now, and how much of it is done (0 to 1)."""
 
 
 class Tokenizer(Protocol):
@@ -97,6 +111,9 @@ class Model(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def description(self) -> str:
+        """For people, such as "RWKV-7 0.1B, bf16, native avx512, 2 threads"."""
+    @property
     def tokenizer(self) -> Tokenizer: ...
     @property
     def template(self) -> str:
@@ -110,7 +127,28 @@ class Engine(Protocol):
 
     @property
     def model(self) -> Model | None:
-        """None until a model is loaded."""
+        """None until `use` was called."""
+    def use(self, model: Model) -> None:
+        """Answer with `model` from the next request on."""
     def generate(self, request: Request, listener: Listener) -> Job: ...
     def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
         """For each part of `path`, whether a snapshot of the state at its end is kept."""
+    def close(self) -> None:
+        """Stop what runs, finish what must be written, end the thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model that can be opened by its name."""
+
+    name: str
+    description: str
+    path: str
+
+
+class Library(Protocol):
+    """The models of this machine."""
+
+    def available(self) -> list[ModelChoice]: ...
+    def open(self, name: str, progress: Progress) -> Model:
+        """Load a model by name or path. Takes long; raises a RwkvChatError."""

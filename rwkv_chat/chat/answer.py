@@ -1,0 +1,129 @@
+"""One answer on its way: ids from the engine become text on disk and events on screen."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rwkv_chat.chat import events
+from rwkv_chat.chat.ports import Engine, Job, Request, Store, Tokenizer
+from rwkv_chat.chat.prompt import answer_bytes
+from rwkv_chat.chat.templates import Template
+from rwkv_chat.chat.tree import Finish, Turn
+from rwkv_chat.errors import RwkvChatError
+
+__all__ = ["Answer"]
+
+_CHECKPOINT_SECONDS = 1.0
+
+
+class Answer:
+    """A Listener that keeps the turn, its copy on disk and the screen in step.
+
+    `turn` is the answer so far; it is replaced, never changed. `on_end` is called once, before the
+    last event.
+    """
+
+    def __init__(
+        self,
+        turn: Turn,
+        store: Store,
+        emit: Callable[[events.Event], None],
+        on_end: Callable[["Answer"], None],
+    ) -> None:
+        self.turn = turn
+        self._store = store
+        self._emit = emit
+        self._on_end = on_end
+        self._lock = threading.Lock()
+        self._job: Job | None = None
+        self._ended = False
+        self._cancelled = False
+        self._saved_at = time.monotonic()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether no engine works on it yet."""
+        return self._job is None and not self._ended
+
+    def start(
+        self, turn: Turn, template: Template, tokenizer: Tokenizer, engine: Engine, request: Request
+    ) -> None:
+        """Hand it to the engine; `turn` carries the ids that were read before."""
+        with self._lock:
+            if self._cancelled or self._ended:
+                return
+            self.turn = turn
+            self._template = template
+            self._tokenizer = tokenizer
+            self._store.update(turn)
+            self._job = engine.generate(request, self)
+
+    def cancel(self) -> None:
+        """End it within one token, or at once when it has not begun. Safe to call again."""
+        with self._lock:
+            self._cancelled = True
+            job = self._job
+        if job is not None:
+            job.cancel()
+        else:
+            self.finished(Finish.CANCELLED, 0.0)
+
+    def prefilled(self, done: int, total: int) -> None:
+        """Told by the engine."""
+        self._emit(events.Prefilling(self.turn.conversation, self.turn.id, done, total))
+
+    def grew(self, ids: Sequence[int], tokens_per_s: float) -> None:
+        """Told by the engine."""
+        turn = replace(self.turn, ids=(*self.turn.ids, *ids), tokens_per_s=tokens_per_s)
+        self.turn = replace(turn, text=self._text(turn, complete=False))
+        now = time.monotonic()
+        if now - self._saved_at >= _CHECKPOINT_SECONDS:
+            self._saved_at = now
+            self._store.update(self.turn)
+        self._emit(
+            events.AnswerGrew(
+                self.turn.conversation,
+                self.turn.id,
+                self.turn.text,
+                len(self.turn.ids) - self.turn.prefix,
+                tokens_per_s,
+            )
+        )
+
+    def finished(self, finish: Finish, tokens_per_s: float) -> None:
+        """Told by the engine, or by `cancel` when there was none."""
+        if not self._end(finish, tokens_per_s):
+            return
+        self._emit(events.AnswerFinished(self.turn.conversation, self.turn))
+
+    def failed(self, reason: str) -> None:
+        """Told by the engine, or by the session when it could not start."""
+        if not self._end(Finish.ERROR, self.turn.tokens_per_s):
+            return
+        self._emit(events.AnswerFailed(self.turn.conversation, self.turn.id, reason))
+
+    def _end(self, finish: Finish, tokens_per_s: float) -> bool:
+        with self._lock:
+            if self._ended:
+                return False
+            self._ended = True
+        turn = replace(self.turn, finish=finish, tokens_per_s=tokens_per_s)
+        if self._job is not None:
+            complete = finish in (Finish.STOP, Finish.END)
+            turn = replace(turn, text=self._text(turn, complete=complete))
+        self.turn = turn
+        try:
+            self._store.update(turn)
+        except RwkvChatError as error:
+            self._on_end(self)
+            self._emit(
+                events.AnswerFailed(turn.conversation, turn.id, f"The answer is not saved: {error}")
+            )
+            return False
+        self._on_end(self)
+        return True
+
+    def _text(self, turn: Turn, *, complete: bool) -> str:
+        raw = answer_bytes(turn.ids, self._template, self._tokenizer)
+        return self._template.display(raw, complete)

@@ -1,0 +1,359 @@
+"""The use cases of the application: everything a person can do with conversations and a model.
+
+A Session ties a store, an engine and a library of models together. Its methods return at once, after
+what they change is on disk; answers grow on the engine's thread and are told as events.
+"""
+
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from rwkv_chat.chat import events, prompt, templates
+from rwkv_chat.chat.answer import Answer
+from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.ports import Engine, Library, Model, ModelChoice, Request, Store
+from rwkv_chat.chat.tree import Conversation, Finish, Role, Summary, Turn
+from rwkv_chat.errors import RwkvChatError, UsageError
+from rwkv_chat.text.display import one_line, scrub
+
+__all__ = ["Session"]
+
+_TITLE_LENGTH = 60
+
+
+class Session:
+    """Conversations, one engine, and the answers that are being made."""
+
+    def __init__(
+        self, store: Store, engine: Engine, library: Library, defaults: Options | None = None
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._library = library
+        self._defaults = defaults or Options()
+        self._listeners: list[Callable[[events.Event], None]] = []
+        self._lock = threading.RLock()
+        self._answers: dict[str, Answer] = {}
+        self._opening: str | None = None
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def subscribe(self, listener: Callable[[events.Event], None]) -> None:
+        """Call `listener` with every event, from whatever thread it happens on."""
+        self._listeners.append(listener)
+
+    def conversations(self) -> list[Summary]:
+        """All conversations, the last changed first."""
+        return self._store.conversations()
+
+    def load(self, conversation_id: str) -> Conversation:
+        """The whole tree of a conversation, a running answer with its text so far."""
+        with self._lock:
+            conversation = self._store.load(conversation_id)
+            answer = self._answers.get(conversation_id)
+            if answer is None or answer.turn.id not in conversation.turns:
+                return conversation
+            return replace(
+                conversation, turns={**conversation.turns, answer.turn.id: answer.turn}
+            )
+
+    def options(self, conversation_id: str | None) -> Options:
+        """The choices of a conversation, or (None) those of new ones."""
+        if conversation_id is None:
+            return self._defaults
+        return Options.from_json(self._store.load(conversation_id).settings, self._defaults)
+
+    def busy(self, conversation_id: str) -> bool:
+        """Whether an answer is running or waiting there."""
+        with self._lock:
+            return conversation_id in self._answers
+
+    def kept(self, conversation_id: str) -> set[str]:
+        """The turns on the path to the head that have a snapshot."""
+        model = self._engine.model
+        if model is None:
+            return set()
+        path = self._store.load(conversation_id).path()
+        known = [turn for turn in path if turn.tokenizer == model.tokenizer.fingerprint]
+        if len(known) < len(path):
+            return set()
+        flags = self._engine.kept([turn.ids for turn in path])
+        return {turn.id for turn, flag in zip(path, flags, strict=True) if flag}
+
+    # -- models --------------------------------------------------------------------------------
+
+    @property
+    def model_name(self) -> str | None:
+        """The name of the loaded model."""
+        model = self._engine.model
+        return model.name if model else None
+
+    def models(self) -> list[ModelChoice]:
+        """The models that can be opened."""
+        return self._library.available()
+
+    def open_model(self, name: str) -> None:
+        """Load a model in the background; events tell how it goes. Waiting answers then start.
+
+        Raises:
+            UsageError: another model is being opened.
+        """
+        with self._lock:
+            if self._opening is not None:
+                raise UsageError(f"{self._opening} is being opened; wait until it is ready.")
+            self._opening = name
+        threading.Thread(target=self._open, args=(name,), name="open-model", daemon=True).start()
+
+    def _open(self, name: str) -> None:
+        def progress(step: str, fraction: float) -> None:
+            self._emit(events.ModelLoading(name, step, fraction))
+
+        try:
+            progress("opening", 0.0)
+            model = self._library.open(name, progress)
+        except Exception as error:
+            reason = str(error) if isinstance(error, RwkvChatError) else f"{error!r}"
+            with self._lock:
+                self._opening = None
+                stranded = [a for a in self._answers.values() if a.waiting]
+            if self._engine.model is None:
+                for answer in stranded:
+                    answer.failed(f"No model could be opened. {reason}")
+            self._emit(events.ModelFailed(name, reason))
+            return
+        with self._lock:
+            self._engine.use(model)
+            self._opening = None
+            waiting = [answer for answer in self._answers.values() if answer.waiting]
+        self._emit(events.ModelReady(model.name, model.description, model.state_bytes))
+        for answer in waiting:
+            self._start(answer, model)
+
+    # -- conversations -------------------------------------------------------------------------
+
+    def create(self) -> Conversation:
+        """A new empty conversation with the choices of new ones."""
+        conversation = self._store.create("", self._defaults.to_json())
+        self._changed(conversation.id)
+        return conversation
+
+    def configure(self, conversation_id: str | None, **choices: object) -> Options:
+        """Change choices of a conversation, or (None) of new ones; the result is returned.
+
+        Raises:
+            UsageError: a value that cannot be used, with its name.
+        """
+        options = replace(self.options(conversation_id), **choices)  # type: ignore[arg-type]
+        if options.template:
+            templates.get(options.template)
+        if conversation_id is None:
+            self._defaults = options
+        else:
+            self._store.configure(conversation_id, options.to_json())
+            self._changed(conversation_id)
+        return options
+
+    def rename(self, conversation_id: str, title: str) -> None:
+        """Give a conversation another title."""
+        self._store.rename(conversation_id, one_line(scrub(title), _TITLE_LENGTH))
+        self._changed(conversation_id)
+
+    def delete(self, conversation_id: str) -> None:
+        """Hide a conversation; `undelete` brings it back until the next start."""
+        self.stop(conversation_id)
+        self._store.delete(conversation_id)
+        self._changed(conversation_id)
+
+    def undelete(self, conversation_id: str) -> None:
+        """Bring a deleted conversation back."""
+        self._store.restore(conversation_id)
+        self._changed(conversation_id)
+
+    def label(self, conversation_id: str, turn_id: str, text: str) -> None:
+        """Name a turn, so that it is found again; "" takes the name away."""
+        self._store.set_label(turn_id, one_line(scrub(text), _TITLE_LENGTH))
+        self._changed(conversation_id)
+
+    def select(self, conversation_id: str, turn_id: str) -> None:
+        """Show the newest leaf below a turn."""
+        self._refuse_if_busy(conversation_id)
+        leaf = self._store.load(conversation_id).newest_leaf(turn_id)
+        self._store.set_head(conversation_id, leaf.id)
+        self._changed(conversation_id)
+
+    def fork(self, conversation_id: str, turn_id: str) -> Conversation:
+        """A new conversation that begins with the path to a turn; its snapshots are shared."""
+        source = self._store.load(conversation_id)
+        title = one_line(f"{source.title} (fork)", _TITLE_LENGTH)
+        new = self._store.create(title, source.settings)
+        parent: str | None = None
+        for turn in source.path(turn_id):
+            copy = replace(turn, id="", conversation=new.id, parent=parent, seq=0)
+            parent = self._store.append(copy).id
+        self._changed(new.id)
+        return self._store.load(new.id)
+
+    # -- talking -------------------------------------------------------------------------------
+
+    def send(
+        self, conversation_id: str | None, text: str, *, parent: str | None = None
+    ) -> Conversation:
+        """Commit a user turn under `parent` (default: the head), and start the answer.
+
+        Without a conversation a new one is made, titled with the text. While no model is loaded the
+        answer waits for one.
+
+        Raises:
+            UsageError: the text is empty, or an answer is still running there.
+        """
+        text = scrub(text)
+        if not text.strip():
+            raise UsageError("There is nothing to send; type a message first.")
+        if conversation_id is None:
+            conversation_id = self._store.create("", self._defaults.to_json()).id
+        self._refuse_if_busy(conversation_id)
+        conversation = self._store.load(conversation_id)
+        options = Options.from_json(conversation.settings, self._defaults)
+        if not conversation.title:
+            self._store.rename(conversation_id, one_line(text, _TITLE_LENGTH))
+        raw = options.template == "raw"
+        at = parent or conversation.head
+        if at is None and options.system and not raw:
+            at = self._append(conversation_id, None, Role.SYSTEM, options.system).id
+        user = self._append(conversation_id, at, Role.TEXT if raw else Role.USER, text)
+        self._answer(conversation_id, user.id)
+        return self.load(conversation_id)
+
+    def stop(self, conversation_id: str) -> None:
+        """End the running answer; its text and state are kept and it can be continued."""
+        with self._lock:
+            answer = self._answers.get(conversation_id)
+        if answer is not None:
+            answer.cancel()
+
+    def continue_answer(self, conversation_id: str) -> None:
+        """Go on with the answer at the head, exactly as if it had never stopped.
+
+        Raises:
+            UsageError: the last turn is not an answer, or it came to its own end.
+        """
+        self._refuse_if_busy(conversation_id)
+        path = self._store.load(conversation_id).path()
+        if not path or path[-1].role is not Role.ASSISTANT:
+            raise UsageError("There is no answer to continue here.")
+        if not path[-1].finish.can_continue:
+            raise UsageError("The answer came to its own end; send a message to go on.")
+        self._run(conversation_id, path[-1])
+
+    def regenerate(self, conversation_id: str, turn_id: str) -> None:
+        """Make another answer beside the given one (or below the given user turn)."""
+        self._refuse_if_busy(conversation_id)
+        turn = self._store.load(conversation_id).turn(turn_id)
+        asked = turn.parent if turn.role is Role.ASSISTANT else turn.id
+        if asked is None:
+            raise UsageError("There is no message before this answer.")
+        self._answer(conversation_id, asked)
+
+    def edit(self, conversation_id: str, turn_id: str, text: str) -> None:
+        """Make a sibling of a turn with another text; the original stays in the tree.
+
+        After a user turn an answer starts. An answer is replaced as written, its template prefix kept.
+
+        Raises:
+            UsageError: the text is empty, or an answer is still running there.
+        """
+        text = scrub(text)
+        if not text.strip():
+            raise UsageError("There is nothing to send; type a message first.")
+        self._refuse_if_busy(conversation_id)
+        turn = self._store.load(conversation_id).turn(turn_id)
+        sibling = self._append(conversation_id, turn.parent, turn.role, text)
+        if turn.role in (Role.USER, Role.TEXT):
+            self._answer(conversation_id, sibling.id)
+        else:
+            self._changed(conversation_id)
+
+    def close(self) -> None:
+        """Stop every answer and wait until all of it is on disk."""
+        with self._lock:
+            answers = list(self._answers.values())
+        for answer in answers:
+            answer.cancel()
+        self._engine.close()
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _append(self, conversation: str, parent: str | None, role: Role, text: str) -> Turn:
+        turn = Turn(id="", conversation=conversation, parent=parent, seq=0, role=role, text=text)
+        return self._store.append(turn)
+
+    def _answer(self, conversation_id: str, asked: str) -> None:
+        """Add an empty answer below the turn `asked` and start it."""
+        conversation = self._store.load(conversation_id)
+        options = Options.from_json(conversation.settings, self._defaults)
+        ordinal = len(conversation.children(asked))
+        depth = len(conversation.path(asked))
+        seed = prompt.derive_seed(options.sampling.seed, depth, ordinal)
+        if seed is None:
+            seed = secrets.randbits(63)
+        turn = Turn(
+            id="",
+            conversation=conversation_id,
+            parent=asked,
+            seq=0,
+            role=Role.ASSISTANT,
+            text="",
+            finish=Finish.PARTIAL,
+            seed=seed,
+        )
+        self._run(conversation_id, self._store.append(turn))
+
+    def _run(self, conversation_id: str, turn: Turn) -> None:
+        answer = Answer(replace(turn, finish=Finish.PARTIAL), self._store, self._emit, self._ended)
+        with self._lock:
+            self._answers[conversation_id] = answer
+            model = self._engine.model
+        self._changed(conversation_id)
+        if model is not None:
+            self._start(answer, model)
+
+    def _start(self, answer: Answer, model: Model) -> None:
+        try:
+            conversation = self._store.load(answer.turn.conversation)
+            options = Options.from_json(conversation.settings, self._defaults)
+            template = templates.get(options.template or model.template)
+            path = prompt.encode_path(
+                conversation.path(answer.turn.id), template, model.tokenizer, options.think
+            )
+            for before, after in zip(conversation.path(answer.turn.id), path, strict=True):
+                if not before.tokenizer and after.role is not Role.ASSISTANT:
+                    self._store.update(after)
+            request = Request(
+                path=tuple(turn.ids for turn in path),
+                generated=len(path[-1].ids) - path[-1].prefix,
+                sampling=options.sampling,
+                seed=path[-1].seed,
+                stops=template.stops,
+                max_tokens=options.max_tokens,
+            )
+            answer.start(
+                replace(path[-1], model=model.name), template, model.tokenizer, self._engine, request
+            )
+        except RwkvChatError as error:
+            answer.failed(str(error))
+
+    def _ended(self, answer: Answer) -> None:
+        with self._lock:
+            self._answers.pop(answer.turn.conversation, None)
+
+    def _refuse_if_busy(self, conversation_id: str) -> None:
+        if self.busy(conversation_id):
+            raise UsageError("An answer is still running here; stop it first.")
+
+    def _changed(self, conversation_id: str) -> None:
+        self._emit(events.ConversationChanged(conversation_id))
+
+    def _emit(self, event: events.Event) -> None:
+        for listener in self._listeners:
+            listener(event)
