@@ -1,7 +1,7 @@
 """The safetensors format: a reader that proves every size before using it, and an atomic writer.
 
 A file is an 8-byte little-endian header length, a JSON header, and the payload. The header maps
-each name to `{"dtype", "shape", "data_offsets": [start, end]}`, offsets being counted from the start
+each name to `{"dtype", "shape", "data_offsets": [start, end]}`, offsets counted from the start
 of the payload, and may hold `__metadata__`, a map of strings. bfloat16 appears in numpy as uint16.
 """
 
