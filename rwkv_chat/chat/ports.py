@@ -33,6 +33,7 @@ class Tokenizer(Protocol):
     def fingerprint(self) -> str: ...
     def encode(self, text: str | bytes) -> list[int]:
         """The ids of `text`."""
+
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """The bytes that `ids` stand for; id 0 and unused ids stand for none."""
 
@@ -45,17 +46,22 @@ class Store(Protocol):
 
     def conversations(self) -> list[Summary]:
         """All that are not deleted, the last changed first."""
+
     def create(self, title: str, settings: Mapping[str, object]) -> Conversation:
         """A new empty conversation."""
+
     def load(self, conversation: str) -> Conversation:
         """The whole tree."""
+
     def rename(self, conversation: str, title: str) -> None: ...
     def configure(self, conversation: str, settings: Mapping[str, object]) -> None: ...
     def delete(self, conversation: str) -> None:
         """Hide it; `restore` brings it back until `purge`."""
+
     def restore(self, conversation: str) -> None: ...
     def purge(self) -> None:
         """Erase everything deleted, its snapshots too."""
+
     def append(self, turn: Turn, *, head: bool = True) -> Turn:
         """Add `turn` as a new node; the store sets `seq` and `created` and returns the result.
 
@@ -64,8 +70,10 @@ class Store(Protocol):
         Raises:
             ConflictError: `turn.seq` is not 0 and not the next number (another writer was faster).
         """
+
     def update(self, turn: Turn) -> None:
         """Replace text, ids, prefix, tokenizer, finish, seed, model and tokens_per_s of an existing turn."""
+
     def set_head(self, conversation: str, turn: str | None) -> None: ...
     def set_label(self, turn: str, label: str) -> None: ...
 
@@ -94,6 +102,7 @@ class Listener(Protocol):
     def prefilled(self, done: int, total: int) -> None: ...
     def grew(self, ids: Sequence[int], tokens_per_s: float) -> None:
         """More ids, at most 30 times a second."""
+
     def finished(self, finish: Finish, tokens_per_s: float) -> None: ...
     def failed(self, reason: str) -> None: ...
 
@@ -113,11 +122,13 @@ class Model(Protocol):
     @property
     def description(self) -> str:
         """For people, such as "RWKV-7 0.1B, bf16, native avx512, 2 threads"."""
+
     @property
     def tokenizer(self) -> Tokenizer: ...
     @property
     def template(self) -> str:
         """The name of the template that fits it."""
+
     @property
     def state_bytes(self) -> int: ...
 
@@ -128,11 +139,14 @@ class Engine(Protocol):
     @property
     def model(self) -> Model | None:
         """None until `use` was called."""
+
     def use(self, model: Model) -> None:
         """Answer with `model` from the next request on."""
+
     def generate(self, request: Request, listener: Listener) -> Job: ...
     def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
         """For each part of `path`, whether a snapshot of the state at its end is kept."""
+
     def close(self) -> None:
         """Stop what runs, finish what must be written, end the thread."""
 

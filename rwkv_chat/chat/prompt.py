@@ -38,17 +38,14 @@ def encode_path(
     return encoded
 
 
-def _encode(
-    turn: Turn, template: Template, tokenizer: Tokenizer, think: str, tail: bytes
-) -> Turn:
+def _encode(turn: Turn, template: Template, tokenizer: Tokenizer, think: str, tail: bytes) -> Turn:
     if turn.role is not Role.ASSISTANT:
         ids = tokenizer.encode(template.opening(turn.role, turn.text, tail))
         return replace(turn, ids=tuple(ids), prefix=0, tokenizer=tokenizer.fingerprint)
     if turn.text:
-        label = template.answer_prefix(Think.OFF)
-        separator = " " if label else ""
-        prefix = tokenizer.encode(label)
-        ids = prefix + tokenizer.encode(separator + turn.text)
+        said = template.opening(turn.role, turn.text, tail)
+        prefix = tokenizer.encode(template.answer_label)
+        ids = prefix + tokenizer.encode(said.removeprefix(template.answer_label))
     else:
         prefix = ids = tokenizer.encode(template.answer_prefix(Think(think)))
     return replace(turn, ids=tuple(ids), prefix=len(prefix), tokenizer=tokenizer.fingerprint)
@@ -56,4 +53,4 @@ def _encode(
 
 def answer_bytes(ids: Sequence[int], template: Template, tokenizer: Tokenizer) -> bytes:
     """What an answer says, a thinking prefix included, the role's label left out."""
-    return tokenizer.decode_bytes(ids).removeprefix(template.answer_prefix(Think.OFF))
+    return tokenizer.decode_bytes(ids).removeprefix(template.answer_label)

@@ -54,9 +54,7 @@ class Session:
             answer = self._answers.get(conversation_id)
             if answer is None or answer.turn.id not in conversation.turns:
                 return conversation
-            return replace(
-                conversation, turns={**conversation.turns, answer.turn.id: answer.turn}
-            )
+            return replace(conversation, turns={**conversation.turns, answer.turn.id: answer.turn})
 
     def options(self, conversation_id: str | None) -> Options:
         """The choices of a conversation, or (None) those of new ones."""
@@ -258,7 +256,7 @@ class Session:
     def edit(self, conversation_id: str, turn_id: str, text: str) -> None:
         """Make a sibling of a turn with another text; the original stays in the tree.
 
-        After a user turn an answer starts. An answer is replaced as written, its template prefix kept.
+        After a user turn an answer starts. Any other turn is replaced as written.
 
         Raises:
             UsageError: the text is empty, or an answer is still running there.
@@ -338,7 +336,11 @@ class Session:
                 max_tokens=options.max_tokens,
             )
             answer.start(
-                replace(path[-1], model=model.name), template, model.tokenizer, self._engine, request
+                replace(path[-1], model=model.name),
+                template,
+                model.tokenizer,
+                self._engine,
+                request,
             )
         except RwkvChatError as error:
             answer.failed(str(error))

@@ -1,0 +1,30 @@
+"""`rwkv-chat`: the interface, or one answer where there is no terminal."""
+
+import argparse
+import sys
+
+from rwkv_chat.commands import compose
+
+__all__ = ["run"]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Open the interface; without a terminal, answer what stdin says (or a plain hello)."""
+    settings = compose.choose(options)
+    if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
+        from rwkv_chat.commands import ask
+
+        text = (sys.stdin.read() if sys.stdin else "").strip() or "Hello"
+        print(f'rwkv-chat: no terminal here, so this answers "{text[:40]}"', file=sys.stderr)
+        return ask.answer(text, settings, settings.options(), None, as_json=False)
+
+    from rwkv_chat.tui.app import ChatApp
+
+    session = compose.open_session(settings, settings.options())
+    try:
+        app = ChatApp(session)
+        session.open_model(settings.model)
+        app.run()
+        return app.return_code or 0
+    finally:
+        session.close()

@@ -1,0 +1,78 @@
+"""`rwkv-chat log`: conversations and their trees."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+
+from rwkv_chat.chat.tree import Conversation, Turn
+from rwkv_chat.commands import compose
+from rwkv_chat.text.display import clean, one_line
+
+__all__ = ["run"]
+
+_WIDTH = 72
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print every conversation, the last changed first."""
+    store = compose.open_store()
+    conversations = [store.load(summary.id) for summary in store.conversations()]
+    if options.json:
+        print(json.dumps([_as_json(c) for c in conversations], ensure_ascii=False, indent=2))
+        return 0
+    if not conversations:
+        print('There are no conversations yet; start one with rwkv-chat, or rwkv-chat ask "Hello".')
+    for conversation in conversations:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(conversation.updated))
+        print(f"{conversation.id}  {when}  {clean(conversation.title)}")
+        for line in _draw(conversation, "  "):
+            print(line)
+        print()
+    return 0
+
+
+def _draw(conversation: Conversation, indent: str) -> Iterator[str]:
+    """The tree, depth first; a lone child stays at its parent's indentation."""
+    children: dict[str | None, list[Turn]] = {}
+    for turn in sorted(conversation.turns.values(), key=lambda turn: turn.seq, reverse=True):
+        children.setdefault(turn.parent, []).append(turn)
+    todo = [(turn, indent, i == 0) for i, turn in enumerate(children.get(None, []))]
+    while todo:
+        turn, before, last = todo.pop()
+        alone = len(children[turn.parent]) == 1
+        yield before + ("" if alone else "└ " if last else "├ ") + _line(conversation, turn)
+        below = before + ("" if alone else "  " if last else "│ ")
+        todo += [(child, below, i == 0) for i, child in enumerate(children.get(turn.id, []))]
+
+
+def _line(conversation: Conversation, turn: Turn) -> str:
+    marks = [turn.label and f"[{turn.label}]", turn.finish.can_continue and "(unfinished)"]
+    head = " *" if turn.id == conversation.head else ""
+    words = [turn.id, f"{turn.role.value}:", *filter(None, marks), one_line(turn.text, _WIDTH)]
+    return clean(" ".join(str(word) for word in words)) + head
+
+
+def _as_json(conversation: Conversation) -> dict[str, object]:
+    turns = sorted(conversation.turns.values(), key=lambda turn: turn.seq)
+    return {
+        "id": conversation.id,
+        "title": conversation.title,
+        "created": conversation.created,
+        "updated": conversation.updated,
+        "head": conversation.head,
+        "turns": [
+            {
+                "id": turn.id,
+                "parent": turn.parent,
+                "role": turn.role.value,
+                "text": turn.text,
+                "label": turn.label,
+                "finish": turn.finish.value,
+                "model": turn.model,
+                "tokens": len(turn.ids),
+                "created": turn.created,
+            }
+            for turn in turns
+        ],
+    }

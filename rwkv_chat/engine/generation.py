@@ -1,0 +1,117 @@
+"""One answer: read what is unread of the path, then generate in slices of a frame."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from rwkv_chat.chat.ports import Listener, Request
+from rwkv_chat.chat.tree import Finish
+from rwkv_chat.engine.backend import Decoder, DecoderConfig
+from rwkv_chat.engine.model import Model, State
+from rwkv_chat.engine.pathkey import path_keys
+from rwkv_chat.errors import UsageError
+
+__all__ = ["Generation"]
+
+_FRAME_SECONDS = 1 / 30
+_PREFILL_SECONDS = 0.1
+_FIRST_CHUNK = 32
+_ENDS = {"stop": Finish.STOP, "end": Finish.END, "cancelled": Finish.CANCELLED}
+
+
+class Generation:
+    """Runs one request; `cancel` may come from any thread at any time."""
+
+    def __init__(self, model: Model, request: Request, listener: Listener) -> None:
+        self._model = model
+        self._request = request
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._decoder: Decoder | None = None
+        self._tokens = 0
+        self._seconds = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decode speed of this answer so far, 0 before the first token."""
+        return self._tokens / self._seconds if self._seconds > 0 else 0.0
+
+    def cancel(self) -> None:
+        """Stop within one token, or one piece of prefill."""
+        with self._lock:
+            self._cancelled = True
+            if self._decoder is not None:
+                self._decoder.cancel()
+
+    def run(self, start: int, state: State | None) -> tuple[list[tuple[str, State]], Finish | None]:
+        """Generate, `state` being the one after the first `start` parts of the path.
+
+        Returns:
+            The states worth keeping, by key: at the end of the question, and at the end of the
+            answer. And how the answer ended, None when the logits were not finite.
+
+        Raises:
+            UsageError: the path is empty, or holds an id outside the vocabulary.
+        """
+        parts = self._request.path
+        kept: list[tuple[str, State]] = []
+        keys = path_keys(self._model.fingerprint, parts)
+        total = sum(len(part) for part in parts[start:])
+        done = 0
+        for index in range(start, len(parts)):
+            for chunk in self._chunks(parts[index]):
+                state = self._model.read(chunk, state)
+                done += len(chunk)
+                self._listener.prefilled(done, total)
+                if self._cancelled:
+                    return kept, Finish.CANCELLED
+            if index == len(parts) - 2 and state is not None:
+                kept.append((keys[index], state))
+        if state is None:
+            raise UsageError("There is nothing to continue: the text is empty.")
+        ids, state, finish = self._decode(state)
+        if finish is not None:
+            kept.append((path_keys(self._model.fingerprint, [*parts, ids])[-1], state))
+        return kept, finish
+
+    def _chunks(self, ids: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Pieces of `ids` that take about a tenth of a second each, so that a cancel is soon seen."""
+        size, at = _FIRST_CHUNK, 0
+        while at < len(ids):
+            begun = time.monotonic()
+            yield ids[at : at + size]
+            at += size
+            if time.monotonic() - begun < _PREFILL_SECONDS / 2:
+                size *= 2
+
+    def _decode(self, state: State) -> tuple[list[int], State, Finish | None]:
+        request, model = self._request, self._model
+        last = request.path[-1]
+        config = DecoderConfig(
+            sampling=request.sampling,
+            seed=request.seed,
+            stops=request.stops,
+            token_bytes=model.tokenizer.token_bytes,
+            exempt=model.tokenizer.exempt,
+            generated=tuple(last[len(last) - request.generated :]),
+        )
+        decoder = model.backend.decoder(state.data, state.logits, config)
+        with self._lock:
+            self._decoder = decoder
+            if self._cancelled:
+                decoder.cancel()
+        ids: list[int] = []
+        reason = "running"
+        while reason == "running" and len(ids) < request.max_tokens:
+            begun = time.monotonic()
+            new, reason = decoder.run(request.max_tokens - len(ids), _FRAME_SECONDS)
+            self._seconds += time.monotonic() - begun
+            self._tokens += len(new)
+            ids += new
+            if new:
+                self._listener.grew(new, self.tokens_per_s)
+        if reason == "non_finite":
+            return ids, state, None
+        after = model.state(decoder.state, decoder.logits, state.tokens + len(ids))
+        return ids, after, _ENDS.get(reason, Finish.LENGTH)

@@ -1,0 +1,28 @@
+"""The models of this machine: what can be opened by name, and opening it."""
+
+from rwkv_chat.chat.ports import ModelChoice, Progress
+from rwkv_chat.checkpoints import catalog
+from rwkv_chat.engine.model import Model
+from rwkv_chat.engine.select import load_model
+
+__all__ = ["LocalLibrary"]
+
+
+class LocalLibrary:
+    """Implements chat.ports.Library with the weight type and threads that the person chose."""
+
+    def __init__(self, weights: str, threads: int | None) -> None:
+        self._weights = weights
+        self._threads = threads
+
+    def available(self) -> list[ModelChoice]:
+        """The embedded model and those in the models folder."""
+        return [
+            ModelChoice(entry.name, entry.description, str(entry.path))
+            for entry in catalog.available()
+        ]
+
+    def open(self, name: str, progress: Progress) -> Model:
+        """Load a model by name or path; see `load_model`."""
+        path = catalog.find(name)
+        return load_model(path, self._weights, threads=self._threads, progress=progress)

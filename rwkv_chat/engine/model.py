@@ -1,0 +1,147 @@
+"""A loaded model: its backend, its tokenizer, and its states as values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rwkv_chat.checkpoints import statefile
+from rwkv_chat.engine.backend import Backend
+from rwkv_chat.errors import SnapshotError, UsageError
+from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.models.state import F32
+from rwkv_chat.tokenizer.vocabulary import Vocabulary
+
+__all__ = ["Model", "State"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """All that a model knows after some ids: a value, never changed.
+
+    `data` is float32 [layout.size] and `logits` float32 [vocab_size], both read-only; `model` and
+    `tokenizer` are fingerprints, `layout` is a tag such as "rwkv7", `tokens` counts the ids read.
+    """
+
+    data: F32
+    logits: F32
+    layout: str
+    model: str
+    tokenizer: str
+    tokens: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, in bytes."""
+        return self.data.nbytes + self.logits.nbytes
+
+    def saved(self) -> statefile.SavedState:
+        """The content of a state file."""
+        raise UsageError
+
+    def save(self, path: str | Path) -> None:
+        """Write a file from which `Model.load_state` reads this state back to the bit.
+
+        Raises:
+            SnapshotError: the file cannot be written.
+        """
+        statefile.write(Path(path), self.saved())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """What `rwkv_chat.load_model` returns.
+
+    `fingerprint` is the sha256 of the weights as they are used, so it differs between weight types.
+    """
+
+    name: str
+    backend: Backend
+    tokenizer: Vocabulary
+    template: str
+    fingerprint: str
+    weights: str
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The shape of the model."""
+        return self.backend.spec
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of one state in bytes, the last logits left out."""
+        return 4 * self.backend.layout.size
+
+    @property
+    def description(self) -> str:
+        """For people."""
+        millions = self.spec.n_parameters / 1e6
+        size = f"{millions / 1000:.1f}B" if millions >= 1000 else f"{millions:.0f}M"
+        return f"RWKV-{self.spec.generation} {size}, {self.weights}, {self.backend.name}"
+
+    def forward(self, ids: Sequence[int], state: State | None = None) -> tuple[F32, State]:
+        """Feed `ids` after `state` (None: the start); `state` stays as it is.
+
+        Returns:
+            The logits after the last id, float32 [vocab_size], and the new state.
+
+        Raises:
+            UsageError: no ids, an id outside the vocabulary, or a state of another model.
+        """
+        new = self.read(ids, state)
+        return new.logits, new
+
+    def forward_batch(
+        self, ids: Sequence[int], states: Sequence[State | None]
+    ) -> tuple[F32, list[State]]:
+        """Feed one id to each of several states in one pass over the weights.
+
+        Returns:
+            The logits, float32 [len(ids), vocab_size], and the new states.
+
+        Raises:
+            UsageError: as `forward`, or the lengths differ.
+        """
+        if len(ids) != len(states):
+            raise UsageError(f"There are {len(ids)} ids for {len(states)} states.")
+        logits, data = self.backend.forward_batch(ids, [self._data(s) for s in states])
+        tokens = [1 + (s.tokens if s is not None else 0) for s in states]
+        rows = zip(data, logits, tokens, strict=True)
+        return logits, [self.state(d, row, n) for d, row, n in rows]
+
+    def read(self, ids: Sequence[int], state: State | None) -> State:
+        """The state after feeding `ids`; see `forward`."""
+        logits, data = self.backend.forward(ids, self._data(state))
+        before = state.tokens if state is not None else 0
+        return self.state(data, logits, before + len(ids))
+
+    def state(self, data: F32, logits: F32, tokens: int) -> State:
+        """A state of this model; the arrays are made read-only."""
+        data.setflags(write=False)
+        logits.setflags(write=False)
+        layout = self.backend.layout.tag
+        return State(data, logits, layout, self.fingerprint, self.tokenizer.fingerprint, tokens)
+
+    def load_state(self, path: str | Path) -> State:
+        """Read a state that this model (with the same weight type) saved.
+
+        Raises:
+            SnapshotError: the file is damaged or belongs to another model.
+        """
+        raise SnapshotError
+
+    def _data(self, state: State | None) -> F32 | None:
+        if state is None:
+            return None
+        if state.model != self.fingerprint:
+            raise UsageError(
+                f"This state belongs to another model than {self.name} with {self.weights} weights."
+            )
+        return state.data
+
+
+def _read_only(array: F32) -> F32:
+    array = np.ascontiguousarray(array)
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,154 @@
+"""The one thread that owns live states. It answers requests one after the other.
+
+A request names the ids of a path; the worker finds the longest part of it whose state it still has
+(in memory or kept on disk), reads the rest, and generates.
+"""
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rwkv_chat.chat.ports import Listener, Request
+from rwkv_chat.chat.tree import Finish
+from rwkv_chat.checkpoints.statefile import SavedState
+from rwkv_chat.engine.generation import Generation
+from rwkv_chat.engine.live import LiveStates
+from rwkv_chat.engine.model import Model, State
+from rwkv_chat.engine.pathkey import path_keys
+from rwkv_chat.errors import RwkvChatError
+
+__all__ = ["Keeper", "Worker"]
+
+
+class Keeper(Protocol):
+    """Where states outlive the process. A lost one costs time, never words."""
+
+    def get(self, key: str) -> SavedState | None: ...
+    def put(self, key: str, saved: SavedState) -> None: ...
+    def has(self, keys: Sequence[str]) -> set[str]: ...
+
+
+@dataclass(eq=False)
+class _Job:
+    model: Model
+    request: Request
+    listener: Listener
+    generation: Generation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.generation = Generation(self.model, self.request, self.listener)
+
+    def cancel(self) -> None:
+        self.generation.cancel()
+
+
+class Worker:
+    """Implements chat.ports.Engine.
+
+    `keeper` None keeps states in memory only.
+    """
+
+    def __init__(self, keeper: Keeper | None = None) -> None:
+        self._keeper = keeper
+        self._model: Model | None = None
+        self._live = LiveStates()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._running: set[_Job] = set()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def model(self) -> Model | None:
+        """The model of the next request."""
+        return self._model
+
+    def use(self, model: Model) -> None:
+        """Answer with `model` from the next request on."""
+        self._model = model
+
+    def generate(self, request: Request, listener: Listener) -> _Job:
+        """Queue a request; `listener` is told on the engine's thread.
+
+        Raises:
+            RwkvChatError: no model is loaded.
+        """
+        if self._model is None:
+            raise RwkvChatError("No model is loaded yet.")
+        job = _Job(self._model, request, listener)
+        with self._lock:
+            self._running.add(job)
+        self._jobs.put(job)
+        return job
+
+    def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
+        """For each part of `path`, whether the state at its end is kept."""
+        if self._model is None:
+            return [False] * len(path)
+        keys = path_keys(self._model.fingerprint, path)
+        on_disk = self._keeper.has(keys) if self._keeper else set()
+        return [key in on_disk or key in self._live for key in keys]
+
+    def close(self) -> None:
+        """Cancel what runs, finish what must be written, end the thread."""
+        with self._lock:
+            jobs = list(self._running)
+        for job in jobs:
+            job.cancel()
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                self._run(job)
+            finally:
+                with self._lock:
+                    self._running.discard(job)
+
+    def _run(self, job: _Job) -> None:
+        keys = path_keys(job.model.fingerprint, job.request.path)
+        try:
+            start, state = self._find(job.model, keys)
+            states, finish = job.generation.run(start, state)
+        except RwkvChatError as error:
+            job.listener.failed(str(error))
+            return
+        except MemoryError:
+            job.listener.failed("There is not enough memory to go on; close other programs.")
+            return
+        except Exception as error:
+            job.listener.failed(f"The engine failed unexpectedly: {error!r}. Send again to retry.")
+            return
+        for key, kept in states:
+            self._live.put(key, kept)
+        if finish is None:
+            job.listener.failed(
+                "The model produced numbers that are not finite, so the answer ends here. "
+                "Regenerate it, or choose another model."
+            )
+        else:
+            job.listener.finished(finish, job.generation.tokens_per_s)
+        self._keep(states)
+
+    def _find(self, model: Model, keys: Sequence[str]) -> tuple[int, State | None]:
+        """How many parts of the path are already read, and the state after them."""
+        for index in range(len(keys) - 1, -1, -1):
+            state = self._live.get(keys[index])
+            if state is None and self._keeper is not None:
+                saved = self._keeper.get(keys[index])
+                state = model.restore(saved) if saved is not None else None
+            if state is not None:
+                return index + 1, state
+        return 0, None
+
+    def _keep(self, states: Sequence[tuple[str, State]]) -> None:
+        if self._keeper is None:
+            return
+        for key, state in states:
+            try:
+                self._keeper.put(key, state.saved())
+            except RwkvChatError:
+                return  # the next visit reads the ids again

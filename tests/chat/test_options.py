@@ -1,0 +1,42 @@
+"""The choices of a conversation survive JSON, and damaged ones fall back."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.errors import UsageError
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def test_json_gives_the_same_value_back() -> None:
+    options = Options(Sampling(top_k=3, seed=5), "Be brief.", "on", "g1", 42)
+    assert Options.from_json(json.loads(json.dumps(options.to_json())), Options()) == options
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["sampling", "system", "think", "template", "max_tokens", "other"]),
+        json_values,
+    )
+)
+def test_whatever_is_stored_gives_usable_choices(data: dict[str, object]) -> None:
+    assert isinstance(Options.from_json(data, Options()), Options)
+
+
+def test_a_missing_choice_is_the_default() -> None:
+    base = Options(system="Base")
+    assert Options.from_json({"max_tokens": 3}, base) == Options(system="Base", max_tokens=3)
+
+
+def test_a_bound_is_checked() -> None:
+    with pytest.raises(UsageError, match="max_tokens"):
+        Options(max_tokens=0)

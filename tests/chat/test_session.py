@@ -1,0 +1,299 @@
+"""The use cases, with a store in memory and an engine that the test plays."""
+
+import threading
+
+import pytest
+
+from rwkv_chat.chat import events
+from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.session import Session
+from rwkv_chat.chat.tree import Conversation, Finish, Role
+from rwkv_chat.errors import NotFoundError, UsageError
+from tests.fakes import FakeEngine, FakeLibrary, FakeModel, MemoryStore
+
+
+class Bench:
+    def __init__(self, model: FakeModel | None = None, options: Options | None = None) -> None:
+        self.store = MemoryStore()
+        self.engine = FakeEngine(model)
+        self.library = FakeLibrary()
+        self.session = Session(self.store, self.engine, self.library, options)
+        self.events: list[events.Event] = []
+        self.ready = threading.Event()
+        self.session.subscribe(self._hear)
+
+    def _hear(self, event: events.Event) -> None:
+        self.events.append(event)
+        if isinstance(event, events.ModelReady | events.ModelFailed):
+            self.ready.set()
+
+    def fed(self, job: int = -1) -> bytes:
+        return b"".join(bytes(part) for part in self.engine.jobs[job].request.path)
+
+    def ask(self, text: str, answer: str, conversation: str | None = None) -> Conversation:
+        found = self.session.send(conversation, text)
+        self.engine.jobs[-1].finish(answer)
+        return self.session.load(found.id)
+
+    def of(self, kind: type) -> list[events.Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench(FakeModel())
+
+
+def texts(conversation: Conversation) -> list[str]:
+    return [turn.text for turn in conversation.path()]
+
+
+def test_a_message_is_on_disk_before_the_engine_hears_of_it(bench: Bench) -> None:
+    seen: list[list[str]] = []
+    generate = bench.engine.generate
+
+    def spy(request: object, listener: object) -> object:
+        [summary] = bench.store.conversations()
+        seen.append(texts(bench.store.load(summary.id)))
+        return generate(request, listener)  # type: ignore[arg-type]
+
+    bench.engine.generate = spy  # type: ignore[method-assign,assignment]
+    bench.session.send(None, "Hello")
+    assert seen == [["Hello", ""]]
+
+
+def test_an_answer_grows_and_ends(bench: Bench) -> None:
+    conversation = bench.session.send(None, "Hello")
+    assert bench.fed() == b"User: Hello\n\nAssistant:"
+    job = bench.engine.jobs[-1]
+    job.say(" Hi")
+    job.say(" there.\n")
+    assert [event.text for event in bench.of(events.AnswerGrew)] == ["Hi", "Hi there."]
+    assert texts(bench.session.load(conversation.id)) == ["Hello", "Hi there."]
+    assert bench.session.busy(conversation.id)
+    job.finish("\n")
+    assert not bench.session.busy(conversation.id)
+    answer = bench.store.load(conversation.id).path()[-1]
+    assert (answer.text, answer.finish, answer.model) == ("Hi there.", Finish.STOP, "fake")
+    assert bytes(answer.ids) == b"Assistant: Hi there.\n\n"
+    assert answer.prefix == len(b"Assistant:")
+    assert bench.store.load(conversation.id).title == "Hello"
+
+
+def test_the_next_turn_feeds_only_what_is_missing(bench: Bench) -> None:
+    conversation = bench.ask("One", " 1.\n\n")
+    bench.ask("Two", " 2", conversation.id)
+    assert bench.fed() == b"User: One\n\nAssistant: 1.\n\nUser: Two\n\nAssistant:"
+    bench.session.send(conversation.id, "Three")
+    assert bench.fed().endswith(b"Assistant: 2\n\nUser: Three\n\nAssistant:")
+
+
+def test_stopping_keeps_the_text_and_continuing_goes_on(bench: Bench) -> None:
+    conversation = bench.session.send(None, "Count")
+    bench.engine.jobs[-1].say(" one two")
+    bench.session.stop(conversation.id)
+    stopped = bench.store.load(conversation.id).path()[-1]
+    assert (stopped.text, stopped.finish) == ("one two", Finish.CANCELLED)
+    bench.session.continue_answer(conversation.id)
+    request = bench.engine.jobs[-1].request
+    assert bench.fed() == b"User: Count\n\nAssistant: one two"
+    assert request.generated == len(" one two")
+    assert request.seed == stopped.seed
+    bench.engine.jobs[-1].finish(" three.\n\n")
+    ended = bench.store.load(conversation.id).path()[-1]
+    assert (ended.id, ended.text) == (stopped.id, "one two three.")
+
+
+def test_what_ended_by_itself_is_not_continued(bench: Bench) -> None:
+    conversation = bench.ask("Hi", " Hello.\n\n")
+    with pytest.raises(UsageError, match="own end"):
+        bench.session.continue_answer(conversation.id)
+
+
+def test_regenerating_adds_a_sibling_with_another_seed(bench: Bench) -> None:
+    conversation = bench.ask("Hi", " One.\n\n")
+    first = conversation.path()[-1]
+    bench.session.regenerate(conversation.id, first.id)
+    bench.engine.jobs[-1].finish(" Two.\n\n")
+    conversation = bench.session.load(conversation.id)
+    assert [turn.text for turn in conversation.siblings(first.id)] == ["One.", "Two."]
+    assert texts(conversation) == ["Hi", "Two."]
+    assert conversation.path()[-1].seed != first.seed
+
+
+def test_a_fixed_seed_gives_the_same_seeds_again() -> None:
+    def seeds() -> list[int]:
+        bench = Bench(FakeModel(), Options(sampling=Sampling(seed=1)))
+        conversation = bench.ask("Hi", " One.\n\n")
+        bench.session.regenerate(conversation.id, conversation.path()[-1].id)
+        bench.engine.jobs[-1].finish(" Two.\n\n")
+        bench.ask("More", " Three.\n\n", conversation.id)
+        return [job.request.seed for job in bench.engine.jobs]
+
+    assert seeds() == seeds()
+    assert len(set(seeds())) == 3
+
+
+def test_editing_makes_a_branch_and_keeps_the_original(bench: Bench) -> None:
+    conversation = bench.ask("Cats", " Meow.\n\n")
+    bench.ask("More", " Purr.\n\n", conversation.id)
+    first = conversation.path()[0]
+    bench.session.edit(conversation.id, first.id, "Dogs")
+    bench.engine.jobs[-1].finish(" Woof.\n\n")
+    assert bench.fed() == b"User: Dogs\n\nAssistant:"
+    conversation = bench.session.load(conversation.id)
+    assert texts(conversation) == ["Dogs", "Woof."]
+    bench.session.select(conversation.id, first.id)
+    assert texts(bench.session.load(conversation.id)) == ["Cats", "Meow.", "More", "Purr."]
+
+
+def test_an_edited_answer_is_what_the_model_remembers(bench: Bench) -> None:
+    conversation = bench.ask("Name?", " Bob.\n\n")
+    bench.session.edit(conversation.id, conversation.path()[-1].id, "I am Ada.")
+    bench.session.send(conversation.id, "Again?")
+    assert bench.fed() == (b"User: Name?\n\nAssistant: I am Ada.\n\nUser: Again?\n\nAssistant:")
+
+
+def test_a_fork_is_a_conversation_of_its_own(bench: Bench) -> None:
+    conversation = bench.ask("One", " 1.\n\n")
+    bench.ask("Two", " 2.\n\n", conversation.id)
+    fork = bench.session.fork(conversation.id, conversation.path()[-1].id)
+    assert texts(fork) == ["One", "1."]
+    assert [t.ids for t in fork.path()] == [t.ids for t in conversation.path()]
+    bench.ask("Three", " 3.\n\n", fork.id)
+    assert texts(bench.session.load(conversation.id)) == ["One", "1.", "Two", "2."]
+
+
+def test_the_system_prompt_opens_the_conversation() -> None:
+    bench = Bench(FakeModel(), Options(system="Be brief."))
+    conversation = bench.session.send(None, "Hi")
+    assert bench.fed() == b"System: Be brief.\n\nUser: Hi\n\nAssistant:"
+    assert [turn.role for turn in conversation.path()] == [
+        Role.SYSTEM,
+        Role.USER,
+        Role.ASSISTANT,
+    ]
+
+
+def test_raw_text_is_fed_as_it_is() -> None:
+    bench = Bench(FakeModel(), Options(template="raw"))
+    conversation = bench.session.send(None, "Once upon")
+    assert bench.fed() == b"Once upon"
+    bench.engine.jobs[-1].finish(" a time", Finish.LENGTH)
+    assert bench.store.load(conversation.id).path()[-1].text == " a time"
+
+
+def test_a_message_waits_for_the_model() -> None:
+    bench = Bench()
+    bench.library.gate.clear()
+    bench.session.open_model("fake")
+    conversation = bench.session.send(None, "Hello")
+    assert bench.engine.jobs == []
+    assert bench.session.busy(conversation.id)
+    bench.library.gate.set()
+    assert bench.ready.wait(5)
+    for _ in range(500):
+        if bench.engine.jobs:
+            break
+        threading.Event().wait(0.01)
+    assert bench.fed() == b"User: Hello\n\nAssistant:"
+
+
+def test_a_model_that_cannot_be_opened_keeps_the_message() -> None:
+    bench = Bench()
+    bench.library.gate.clear()
+    bench.session.open_model("nothing")
+    conversation = bench.session.send(None, "Hello")
+    bench.library.gate.set()
+    assert bench.ready.wait(5)
+    [failed] = bench.of(events.ModelFailed)
+    assert failed.reason == "There is no model nothing."
+    assert not bench.session.busy(conversation.id)
+    assert texts(bench.store.load(conversation.id)) == ["Hello", ""]
+    bench.engine.use(FakeModel())
+    bench.session.continue_answer(conversation.id)
+    assert bench.fed() == b"User: Hello\n\nAssistant:"
+
+
+def test_a_failed_answer_keeps_its_text(bench: Bench) -> None:
+    conversation = bench.session.send(None, "Hello")
+    bench.engine.jobs[-1].say(" Hi")
+    bench.engine.jobs[-1].listener.failed("It broke.")
+    assert [event.reason for event in bench.of(events.AnswerFailed)] == ["It broke."]
+    kept = bench.store.load(conversation.id).path()[-1]
+    assert (kept.text, kept.finish) == ("Hi", Finish.ERROR)
+
+
+def test_another_vocabulary_gets_the_text_encoded_anew(bench: Bench) -> None:
+    conversation = bench.ask("Hi", " Hello.\n\n")
+
+    class Shifted(type(FakeModel().tokenizer)):  # type: ignore[misc]
+        fingerprint = "c" * 64
+
+        def encode(self, text: str | bytes) -> list[int]:
+            return [token + 1000 for token in super().encode(text)]
+
+        def decode_bytes(self, ids: list[int]) -> bytes:
+            return bytes(token - 1000 for token in ids)
+
+    bench.engine.use(FakeModel(name="other", tokenizer=Shifted()))
+    bench.session.send(conversation.id, "More")
+    path = bench.engine.jobs[-1].request.path
+    fed = bytes(token - 1000 for part in path for token in part)
+    assert fed == b"User: Hi\n\nAssistant: Hello.\n\nUser: More\n\nAssistant:"
+    stored = bench.store.load(conversation.id).path()
+    assert bytes(stored[1].ids) == b"Assistant: Hello.\n\n"
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_nothing_is_not_sent(bench: Bench, text: str) -> None:
+    with pytest.raises(UsageError):
+        bench.session.send(None, text)
+    assert bench.store.conversations() == []
+
+
+def test_only_one_answer_at_a_time_in_a_conversation(bench: Bench) -> None:
+    conversation = bench.session.send(None, "Hi")
+    for action in (
+        lambda: bench.session.send(conversation.id, "Again"),
+        lambda: bench.session.regenerate(conversation.id, conversation.path()[-1].id),
+        lambda: bench.session.edit(conversation.id, conversation.path()[0].id, "x"),
+    ):
+        with pytest.raises(UsageError, match="stop it first"):
+            action()
+    other = bench.session.send(None, "Elsewhere")
+    assert other.id != conversation.id
+
+
+def test_deleting_can_be_undone(bench: Bench) -> None:
+    conversation = bench.ask("Hi", " Hello.\n\n")
+    bench.session.delete(conversation.id)
+    assert bench.session.conversations() == []
+    bench.session.undelete(conversation.id)
+    assert [summary.id for summary in bench.session.conversations()] == [conversation.id]
+
+
+def test_closing_stops_and_keeps(bench: Bench) -> None:
+    conversation = bench.session.send(None, "Hi")
+    bench.engine.jobs[-1].say(" Hel")
+    bench.session.close()
+    assert bench.engine.closed
+    assert bench.store.load(conversation.id).path()[-1].text == "Hel"
+
+
+def test_choices_are_kept_with_the_conversation(bench: Bench) -> None:
+    conversation = bench.ask("Hi", " Hello.\n\n")
+    bench.session.configure(conversation.id, sampling=Sampling(temperature=0.2), max_tokens=7)
+    bench.session.send(conversation.id, "More")
+    request = bench.engine.jobs[-1].request
+    assert (request.sampling.temperature, request.max_tokens) == (0.2, 7)
+    assert bench.session.options(None).max_tokens == Options().max_tokens
+    with pytest.raises(UsageError, match="template"):
+        bench.session.configure(conversation.id, template="nonsense")
+
+
+def test_an_unknown_turn_is_named(bench: Bench) -> None:
+    conversation = bench.ask("Hi", " Hello.\n\n")
+    with pytest.raises(NotFoundError, match="t99"):
+        bench.session.regenerate(conversation.id, "t99")

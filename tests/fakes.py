@@ -1,0 +1,172 @@
+"""Stand-ins for the slow parts: a store in memory, an engine that says what it is told."""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from rwkv_chat.chat.ports import Listener, ModelChoice, Progress, Request
+from rwkv_chat.chat.tree import Conversation, Finish, Summary, Turn
+from rwkv_chat.errors import CheckpointError, NotFoundError
+
+
+class ByteTokenizer:
+    """Id = byte."""
+
+    name = "bytes"
+    fingerprint = "b" * 64
+
+    def encode(self, text: str | bytes) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        return bytes(ids)
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """A model in name only."""
+
+    name: str = "fake"
+    description: str = "a fake model"
+    template: str = "chat"
+    state_bytes: int = 1000
+    tokenizer: ByteTokenizer = field(default_factory=ByteTokenizer)
+
+
+class FakeJob:
+    def __init__(self, request: Request, listener: Listener) -> None:
+        self.request = request
+        self.listener = listener
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.listener.finished(Finish.CANCELLED, 1.0)
+
+    def say(self, text: str) -> None:
+        self.listener.grew(list(text.encode()), 10.0)
+
+    def finish(self, text: str = "", finish: Finish = Finish.STOP) -> None:
+        if text:
+            self.say(text)
+        self.listener.finished(finish, 10.0)
+
+
+class FakeEngine:
+    """Keeps the jobs for the test to play."""
+
+    def __init__(self, model: FakeModel | None = None) -> None:
+        self.model: FakeModel | None = model
+        self.jobs: list[FakeJob] = []
+        self.closed = False
+
+    def use(self, model: FakeModel) -> None:
+        self.model = model
+
+    def generate(self, request: Request, listener: Listener) -> FakeJob:
+        self.jobs.append(FakeJob(request, listener))
+        return self.jobs[-1]
+
+    def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
+        return [True] * len(path)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeLibrary:
+    """Opens "fake" when `gate` is set, and fails for any other name."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def available(self) -> list[ModelChoice]:
+        return [ModelChoice("fake", "a fake model", "/fake")]
+
+    def open(self, name: str, progress: Progress) -> FakeModel:
+        progress("reading", 0.5)
+        self.gate.wait(5)
+        if name != "fake":
+            raise CheckpointError(f"There is no model {name}.")
+        return FakeModel()
+
+
+class MemoryStore:
+    """chat.ports.Store without a disk."""
+
+    def __init__(self) -> None:
+        self._conversations: dict[str, Conversation] = {}
+        self._deleted: set[str] = set()
+        self._count = 0
+
+    def _next(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}{self._count}"
+
+    def conversations(self) -> list[Summary]:
+        found = [c for c in self._conversations.values() if c.id not in self._deleted]
+        return [
+            Summary(c.id, c.title, c.created, c.updated, len(c.turns))
+            for c in sorted(found, key=lambda c: -c.updated)
+        ]
+
+    def create(self, title: str, settings: Mapping[str, object]) -> Conversation:
+        now = time.time()
+        new = Conversation(self._next("c"), title, now, now, None, {}, dict(settings))
+        self._conversations[new.id] = new
+        return new
+
+    def load(self, conversation: str) -> Conversation:
+        try:
+            return self._conversations[conversation]
+        except KeyError:
+            raise NotFoundError(f"There is no conversation {conversation}.") from None
+
+    def _change(self, conversation: str, **changes: object) -> None:
+        old = self.load(conversation)
+        self._conversations[conversation] = replace(old, updated=time.time(), **changes)
+
+    def rename(self, conversation: str, title: str) -> None:
+        self._change(conversation, title=title)
+
+    def configure(self, conversation: str, settings: Mapping[str, object]) -> None:
+        self._change(conversation, settings=dict(settings))
+
+    def delete(self, conversation: str) -> None:
+        self._deleted.add(conversation)
+
+    def restore(self, conversation: str) -> None:
+        self._deleted.discard(conversation)
+
+    def purge(self) -> None:
+        for conversation in self._deleted:
+            del self._conversations[conversation]
+        self._deleted.clear()
+
+    def append(self, turn: Turn, *, head: bool = True) -> Turn:
+        conversation = self.load(turn.conversation)
+        new = replace(
+            turn,
+            id=turn.id or self._next("t"),
+            seq=len(conversation.turns) + 1,
+            created=time.time(),
+        )
+        changes: dict[str, object] = {"turns": {**conversation.turns, new.id: new}}
+        if head:
+            changes["head"] = new.id
+        self._change(turn.conversation, **changes)
+        return new
+
+    def update(self, turn: Turn) -> None:
+        conversation = self.load(turn.conversation)
+        self._change(turn.conversation, turns={**conversation.turns, turn.id: turn})
+
+    def set_head(self, conversation: str, turn: str | None) -> None:
+        self._change(conversation, head=turn)
+
+    def set_label(self, turn: str, label: str) -> None:
+        for conversation in list(self._conversations.values()):
+            if turn in conversation.turns:
+                self.update(replace(conversation.turns[turn], label=label))
