@@ -1,0 +1,57 @@
+"""The tokenizer that a model names."""
+
+import stat
+from pathlib import Path
+
+from rwkv_chat import paths
+from rwkv_chat.errors import TokenizerError
+from rwkv_chat.tokenizer.parse import parse
+from rwkv_chat.tokenizer.vocabulary import Vocabulary
+from rwkv_chat.tokenizer.world import world_tokens
+
+__all__ = ["load", "read_vocabulary"]
+
+_SUBSET_FILE = "vocab.txt"
+
+
+def load(kind: str, vocab_size: int, folder: Path | None = None) -> Vocabulary:
+    """The tokenizer of a model with `vocab_size` rows.
+
+    Args:
+        kind: "world"; "bytes": 256 ids, each the byte of its number; or "bundled": the text file
+            vocab.txt in `folder` when it has one, else the one of the embedded model.
+        vocab_size: rows of the embedding, V.
+        folder: where the model lies.
+
+    In "bytes" id 0 is the byte NUL. As everywhere, an answer ends when the model chooses id 0; no
+    answer holds a NUL, so nothing is lost by it.
+
+    Raises:
+        TokenizerError: an unknown kind, a damaged vocabulary, or more tokens than rows.
+    """
+    if kind == "world":
+        return Vocabulary("world", world_tokens(), vocab_size)
+    if kind == "bytes":
+        return Vocabulary("bytes", [bytes([byte]) for byte in range(256)], vocab_size)
+    if kind == "bundled":
+        beside = folder / _SUBSET_FILE if folder is not None else None
+        path = beside if beside is not None and beside.exists() else paths.bundled(_SUBSET_FILE)
+        return Vocabulary("bundled", read_vocabulary(path), vocab_size)
+    raise TokenizerError(f"There is no tokenizer named {kind!r}. Known are: world, bytes, bundled.")
+
+
+def read_vocabulary(path: Path) -> list[bytes]:
+    """The bytes of every id, id 0 (none) first, from a vocabulary file in the text format.
+
+    Raises:
+        TokenizerError: it cannot be read, or breaks the format.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise TokenizerError(f"The vocabulary {path} is not a regular file.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(
+            f"Cannot read the vocabulary {path}: {error.strerror}. It must lie beside its model."
+        ) from error
+    return parse(data, str(path))
