@@ -10,11 +10,11 @@ from rwkv_chat.errors import MissingTensorError, NotAModelError, ShapeError
 from rwkv_chat.models.spec import ModelSpec
 
 __all__ = [
-    "VECTORS",
     "check_limits",
     "check_shapes",
     "converted_shapes",
     "is_transposed",
+    "is_vector",
     "official_shapes",
     "parse_spec",
     "render_spec",
@@ -34,10 +34,9 @@ _MAXIMA = {
     "rank_g": 16_384,
 }
 _MIX = tuple(f"att.x_{part}" for part in "rwkvag")
-VECTORS = frozenset(
+_VECTORS = frozenset(
     (*_MIX, "att.w0", "att.a0", "att.v0", "att.k_k", "att.k_a", "att.r_k", "ffn.x_k")
 )
-"""The float32 tensors of a layer, but for the norms."""
 
 
 def official_shapes(spec: ModelSpec) -> Shapes:
@@ -57,7 +56,7 @@ def _layer(spec: ModelSpec, layer: int) -> Shapes:
     if layer == 0:
         del ranks["v"]  # the value residual of layer 0 would be its own value
     shapes: Shapes = {f"{norm}.{part}": (d,) for norm in ("ln1", "ln2") for part in _NORM}
-    shapes |= {name: (d,) for name in _MIX}
+    shapes |= dict.fromkeys(_MIX, (d,))
     for part, rank in ranks.items():
         if part != "g":
             shapes[f"att.{part}0"] = (d,)
@@ -74,7 +73,7 @@ _NORM = ("weight", "bias")
 
 def is_vector(name: str) -> bool:
     """Whether a tensor stays float32 in every weights type (r_k too, though it is [H, N])."""
-    return ".ln" in name or name.startswith("ln_out") or _short(name) in VECTORS
+    return ".ln" in name or name.startswith("ln_out") or _short(name) in _VECTORS
 
 
 def is_transposed(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""One door for model files of every format, told apart by their first bytes and not by their name."""
+"""One door for model files of every format, told apart by their first bytes, not their name."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,0 +1,67 @@
+"""The models that can be named without a path: the one that ships, and those in the folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rwkv_chat.errors import CheckpointError
+from rwkv_chat.paths import bundled, models_dir
+
+__all__ = ["EMBEDDED", "CatalogEntry", "available", "find"]
+
+EMBEDDED = "embedded"
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".st")
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """A model by name; `source` is "bundled" or "folder"."""
+
+    name: str
+    path: Path
+    description: str
+    source: str
+
+
+def available() -> list[CatalogEntry]:
+    """The embedded model, where it ships, then the files of the models folder by name."""
+    entries = []
+    embedded = bundled("model.safetensors")
+    if embedded.is_file():
+        entries.append(CatalogEntry(EMBEDDED, embedded, "ships with rwkv-chat", "bundled"))
+    folder = models_dir()
+    try:
+        files = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+    except OSError:  # the folder is only made by those who put something into it
+        files = []
+    for path in files:
+        entries.append(CatalogEntry(path.stem, path, _size(path), "folder"))
+    return entries
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file of a model, by its name in `available` (with or without suffix) or by its path.
+
+    Raises:
+        CheckpointError: there is none, with the names that there are.
+    """
+    text = str(name_or_path)
+    entries = available()
+    for entry in entries:
+        if text in (entry.name, entry.path.name):
+            return entry.path
+    path = Path(name_or_path).expanduser()
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # a name too long or with a zero byte is no path
+        pass
+    names = ", ".join(entry.name for entry in entries) or "none"
+    raise CheckpointError(
+        f'There is no model "{text[:200]}". Give the path of a model file, or one of the known '
+        f"models: {names}. Files in {models_dir()} are known by their name."
+    )

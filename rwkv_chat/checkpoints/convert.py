@@ -1,0 +1,174 @@
+"""Once per model: from any supported file to the form that the kernels map, kept in the cache."""
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rwkv_chat.checkpoints import safetensors
+from rwkv_chat.checkpoints.floats import BLOCK, from_float32, to_float32
+from rwkv_chat.checkpoints.layout import converted_shapes, is_transposed, render_spec
+from rwkv_chat.checkpoints.reading import Checkpoint
+from rwkv_chat.checkpoints.source import Source, read_source
+from rwkv_chat.errors import CheckpointError, UsageError
+from rwkv_chat.paths import cache_dir, ensure_private
+
+__all__ = ["FORMAT", "Progress", "cached_path", "convert"]
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str, float], None]
+"""Told what is being done and how much of it is done, 0 to 1; it cancels by raising."""
+
+FORMAT = "rwkv-chat 1"
+_MARGIN = 64 << 20
+_ABANDONED = 3600.0
+
+
+def cached_path(source: Path, weights: str) -> Path:
+    """Where the conversion of `source` as it is now is kept: a new size or time is a new file.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    try:
+        found = source.stat()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"There is no file {source}. Check the path.") from error
+    place = _digest(os.fsencode(source.absolute()))
+    content = _digest(f"{found.st_size} {found.st_mtime_ns} {FORMAT}".encode())
+    return cache_dir() / "converted" / f"{place}-{weights}-{content}.safetensors"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def convert(source: Path, weights: str, progress: Progress | None = None) -> Path:
+    """Write the converted form of `source` into the cache, replacing what is there.
+
+    Memory for one tensor is needed at a time. Whatever ends it early leaves nothing behind.
+
+    Args:
+        source: a model file of any supported format.
+        weights: "f32" or "bf16", the type of the matrices.
+        progress: told how far it is, after every tensor.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        CheckpointError: the file cannot be used, holds a weight that is not finite, or the disk
+            has no room.
+        UsageError: there is no such weights type.
+    """
+    if weights not in ("f32", "bf16"):
+        raise UsageError(f'There is no weights type "{weights}"; use "f32" or "bf16".')
+    target = cached_path(source, weights)
+    model = read_source(source)
+    return _Conversion(model, weights, target, progress).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversion:
+    source: Source
+    weights: str
+    target: Path
+    progress: Progress | None
+
+    def run(self) -> Path:
+        shapes = converted_shapes(self.source.spec, self.weights)
+        plan = [(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
+        metadata = {
+            "format": FORMAT,
+            "weights": self.weights,
+            "spec": render_spec(self.source.spec),
+            "name": self.source.name,
+            "tokenizer": self.source.tokenizer,
+            "template": self.source.template,
+        }
+        folder = ensure_private(self.target.parent)
+        _sweep(folder)
+        self._check_room(folder, sum(_nbytes(dtype, shape) for _, dtype, shape in plan))
+        try:
+            safetensors.write_stream(
+                self.target, plan, self._arrays(), metadata, digest_key="fingerprint"
+            )
+        except OSError as error:
+            raise CheckpointError(
+                f"Cannot write the converted model to {folder}: {error.strerror}. "
+                "Free some space, or set RWKV_CHAT_HOME to another disk."
+            ) from error
+        self._drop_outdated()
+        return self.target
+
+    def _arrays(self) -> Iterator[Array]:
+        shapes = converted_shapes(self.source.spec, self.weights)
+        total = sum(_nbytes(dtype, shape) for dtype, shape in shapes.values())
+        done = 0
+        for name, (dtype, shape) in shapes.items():
+            if self.progress is not None:
+                self.progress(f"Converting {self.source.name} to {self.weights}", done / total)
+            yield self._array(name, dtype, shape)
+            done += _nbytes(dtype, shape)
+        if self.progress is not None:
+            self.progress(f"Converting {self.source.name} to {self.weights}", 1.0)
+
+    def _array(self, name: str, dtype: str, shape: tuple[int, ...]) -> Array:
+        file, stored = self.source.checkpoint, self.source.names[name]
+        array = file.array(stored)
+        if array.ndim == 2 and is_transposed(name) and not self.source.is_turned(name):
+            array = array.T
+        return _convert_tensor(file, name, array.reshape(shape), dtype)
+
+    def _check_room(self, folder: Path, size: int) -> None:
+        free = shutil.disk_usage(folder).free
+        if free < size + _MARGIN:
+            raise CheckpointError(
+                f"Converting {self.source.name} needs {size / 1e9:.2f} GB in {folder}, where "
+                f"{free / 1e9:.2f} GB are free. Free some space, or set RWKV_CHAT_HOME to "
+                "another disk."
+            )
+
+    def _drop_outdated(self) -> None:
+        """Remove conversions of what was at the same place before; who maps one keeps it."""
+        prefix = self.target.name.rsplit("-", 1)[0]
+        for path in self.target.parent.glob(f"{prefix}-*.safetensors"):
+            if path != self.target:
+                path.unlink(missing_ok=True)
+
+
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * safetensors.DTYPES[dtype].itemsize
+
+
+def _convert_tensor(file: Checkpoint, name: str, array: Array, dtype: str) -> Array:
+    """The values of `array` as a new array of the type `dtype`, block by block."""
+    result: Array = np.empty(array.shape, safetensors.DTYPES[dtype])
+    rows = max(1, BLOCK // max(1, array[0].size))
+    for start in range(0, len(array), rows):
+        values = to_float32(array[start : start + rows])
+        stored = from_float32(values, dtype)
+        if not (np.isfinite(values).all() and np.isfinite(to_float32(stored)).all()):
+            raise CheckpointError(
+                f"{file.path}: tensor {name} holds a value that is not finite or too large. "
+                "The file is damaged: get it again."
+            )
+        result[start : start + rows] = stored
+    return result
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what conversions that were killed have left; running ones write all the time."""
+    for path in folder.glob(".*.tmp"):
+        try:
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
+        except OSError:
+            continue  # another window was faster

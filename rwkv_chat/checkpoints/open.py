@@ -1,0 +1,180 @@
+"""From the path of any model file to weights that the kernels can use, converting when needed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rwkv_chat.checkpoints import safetensors
+from rwkv_chat.checkpoints.convert import Progress, cached_path, convert
+from rwkv_chat.checkpoints.layout import converted_shapes
+from rwkv_chat.checkpoints.source import Source, read_source
+from rwkv_chat.errors import CheckpointError, TruncatedError, UsageError
+from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.models.state import StateLayout
+
+__all__ = ["ConvertedModel", "FileInfo", "inspect", "open_model", "verify"]
+
+_WEIGHTS = ("f32", "bf16")
+_VERIFIED_SIZE = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConvertedModel:
+    """Weights ready for use: read-only arrays mapped from a converted file.
+
+    `tensors` are in the converted layout, float32 or (bfloat16) uint16. `source` is the file that
+    was asked for, `path` the one that is mapped; they differ when it had to be converted.
+    """
+
+    spec: ModelSpec
+    tensors: Mapping[str, npt.NDArray[Any]]
+    fingerprint: str
+    weights: str
+    name: str
+    tokenizer: str
+    template: str
+    path: Path
+    source: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights in bytes."""
+        return sum(array.nbytes for array in self.tensors.values())
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What the headers of a model file tell.
+
+    `format` is "pth", "safetensors" or "rwkv-chat" (converted), `dtype` the type of its matrices,
+    `weights_bytes` the size in memory for each weights type, `ignored` tensors that have no use.
+    """
+
+    path: Path
+    name: str
+    format: str
+    spec: ModelSpec
+    dtype: str
+    file_bytes: int
+    weights_bytes: Mapping[str, int]
+    state_bytes: int
+    tokenizer: str
+    template: str
+    ignored: tuple[str, ...]
+
+
+def open_model(
+    path: Path, weights: str | None = None, progress: Progress | None = None
+) -> ConvertedModel:
+    """Open a model file of any supported format.
+
+    A converted file of the same weights type is mapped as it is. Every other one is converted once
+    and then mapped from the cache, until its size or its time changes.
+
+    Args:
+        path: the file.
+        weights: "f32" or "bf16"; None takes that of a converted file, and otherwise the smallest
+            type that holds the weights of the file exactly.
+        progress: told how far a conversion is; it cancels by raising.
+
+    Raises:
+        CheckpointError: the file cannot be used. UsageError: there is no such weights type.
+    """
+    if weights is not None and weights not in _WEIGHTS:
+        raise UsageError(f'There is no weights type "{weights}"; use "f32" or "bf16".')
+    if weights is not None:
+        cached = _open_cached(path, weights)
+        if cached is not None:
+            return cached
+    source = read_source(path)
+    if source.is_converted and weights in (None, source.weights):
+        return _map(source, path)
+    if weights is None:
+        weights = "bf16" if source.dtype == "BF16" else "f32"
+        cached = _open_cached(path, weights)
+        if cached is not None:
+            return cached
+    return _map(read_source(convert(path, weights, progress)), path)
+
+
+def _open_cached(path: Path, weights: str) -> ConvertedModel | None:
+    cached = cached_path(path, weights)
+    if not cached.exists():
+        return None
+    try:
+        return _map(read_source(cached), path)
+    except CheckpointError:  # damaged: the original is there to convert again
+        return None
+
+
+def _map(source: Source, asked: Path) -> ConvertedModel:
+    file = source.checkpoint
+    if not isinstance(file, safetensors.TensorFile):
+        raise TypeError("only a safetensors file can be converted")
+    if len(file.payload) <= _VERIFIED_SIZE:
+        _verify_payload(file)
+    return ConvertedModel(
+        spec=source.spec,
+        tensors={name: file.array(name) for name in file.tensors},
+        fingerprint=source.fingerprint,
+        weights=source.weights,
+        name=source.name,
+        tokenizer=source.tokenizer,
+        template=source.template,
+        path=file.path,
+        source=asked,
+    )
+
+
+def verify(path: Path) -> None:
+    """Read a whole converted file and compare its weights with their fingerprint.
+
+    Small files are verified whenever they are opened; this is for the others.
+
+    Raises:
+        CheckpointError: they differ, or it is not a usable file.
+    """
+    file = read_source(path).checkpoint
+    if isinstance(file, safetensors.TensorFile) and "fingerprint" in file.metadata:
+        _verify_payload(file)
+
+
+def _verify_payload(file: safetensors.TensorFile) -> None:
+    if file.payload_sha256() != file.metadata["fingerprint"]:
+        raise TruncatedError(
+            f"{file.path} is damaged: its weights do not match their fingerprint. "
+            "Convert or download the model again."
+        )
+
+
+def inspect(path: Path) -> FileInfo:
+    """What a model file holds, from its headers alone.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    source = read_source(path)
+    sizes = {
+        weights: sum(
+            int(np.prod(shape, dtype=np.int64)) * safetensors.DTYPES[dtype].itemsize
+            for dtype, shape in converted_shapes(source.spec, weights).values()
+        )
+        for weights in _WEIGHTS
+    }
+    return FileInfo(
+        path=path,
+        name=source.name,
+        format=source.format,
+        spec=source.spec,
+        dtype=source.dtype,
+        file_bytes=path.stat().st_size,
+        weights_bytes=sizes,
+        state_bytes=4 * StateLayout.of(source.spec).size,
+        tokenizer=source.tokenizer,
+        template=source.template,
+        ignored=source.ignored,
+    )

@@ -1,0 +1,144 @@
+"""A verified model file, converted or not, with what can be told without reading its weights."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rwkv_chat.checkpoints.detect import detect
+from rwkv_chat.checkpoints.layout import converted_shapes, parse_spec
+from rwkv_chat.checkpoints.reading import Checkpoint, open_checkpoint
+from rwkv_chat.errors import (
+    MissingTensorError,
+    NotAModelError,
+    ShapeError,
+    UnsupportedModelError,
+)
+from rwkv_chat.models.spec import ModelSpec
+
+__all__ = ["Source", "read_source"]
+
+_TOKENIZERS = ("world", "bytes", "bundled", "unknown")
+_TEMPLATES = ("chat", "g1", "raw")
+_G1 = re.compile(r"(?<![a-z0-9])g1[a-z]?(?![a-z0-9])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open model file whose tensors have been verified.
+
+    `names` maps official names to those in the file. `weights` and `fingerprint` are those of a
+    converted file, and empty for all others. `dtype` is the widest type of the matrices.
+    """
+
+    checkpoint: Checkpoint
+    format: str
+    spec: ModelSpec
+    names: Mapping[str, str]
+    swapped: bool
+    ignored: tuple[str, ...]
+    name: str
+    tokenizer: str
+    template: str
+    weights: str
+    fingerprint: str
+    dtype: str
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the file has the form that the kernels map."""
+        return self.weights != ""
+
+    def is_turned(self, name: str) -> bool:
+        """Whether the file holds this tensor as the transpose of the official one already."""
+        return self.is_converted or (self.swapped and name.endswith(_LOW_RANK))
+
+
+_LOW_RANK = tuple(f"att.{part}{side}" for part in "wavg" for side in "12")
+
+
+def read_source(path: Path) -> Source:
+    """Open a model file of any supported format and verify everything but the weights themselves.
+
+    Raises:
+        CheckpointError: one of its subclasses, with the file and what is wrong with it.
+    """
+    checkpoint, kind = open_checkpoint(path)
+    if "format" in checkpoint.metadata and "rwkv-chat" in checkpoint.metadata["format"]:
+        return _converted(checkpoint)
+    found = detect(checkpoint)
+    tokenizer = {65536: "world", 256: "bytes"}.get(found.spec.vocab_size, "unknown")
+    chat = "g1" if _G1.search(path.stem) else "chat"
+    return Source(
+        checkpoint=checkpoint,
+        format=kind,
+        spec=found.spec,
+        names=found.names,
+        swapped=found.swapped,
+        ignored=found.ignored,
+        name=path.stem.encode("utf-8", "replace").decode(),
+        tokenizer=tokenizer,
+        template=chat if tokenizer == "world" else "raw",
+        weights="",
+        fingerprint="",
+        dtype=_widest(checkpoint, found.names),
+    )
+
+
+def _widest(checkpoint: Checkpoint, names: Mapping[str, str]) -> str:
+    types = {
+        checkpoint.tensors[stored].dtype for name, stored in names.items() if name[-7:] == ".weight"
+    }
+    return next(dtype for dtype in ("F32", "F16", "BF16") if dtype in types)
+
+
+def _converted(checkpoint: Checkpoint) -> Source:
+    path, metadata = checkpoint.path, checkpoint.metadata
+    if metadata["format"] != "rwkv-chat 1":
+        raise UnsupportedModelError(
+            f"{path} was converted by another version of rwkv-chat. Give the original model."
+        )
+    keys = {"weights", "spec", "name", "tokenizer", "template", "fingerprint"}
+    if not keys <= metadata.keys():
+        missing = ", ".join(sorted(keys - metadata.keys()))
+        raise NotAModelError(f"{path} is damaged: its metadata lacks {missing}.")
+    allowed = {"weights": ("f32", "bf16"), "tokenizer": _TOKENIZERS, "template": _TEMPLATES}
+    for key, values in allowed.items():
+        if metadata[key] not in values:
+            raise NotAModelError(f"{path} is damaged: its {key} is {metadata[key][:40]!a}.")
+    if not re.fullmatch("[0-9a-f]{64}", metadata["fingerprint"]):
+        raise NotAModelError(f"{path} is damaged: its fingerprint is not a sha256.")
+    spec = parse_spec(path, metadata["spec"])
+    _check_converted(checkpoint, spec, metadata["weights"])
+    return Source(
+        checkpoint=checkpoint,
+        format="rwkv-chat",
+        spec=spec,
+        names={name: name for name in checkpoint.tensors},
+        swapped=False,
+        ignored=(),
+        name=metadata["name"][:256],
+        tokenizer=metadata["tokenizer"],
+        template=metadata["template"],
+        weights=metadata["weights"],
+        fingerprint=metadata["fingerprint"],
+        dtype={"f32": "F32", "bf16": "BF16"}[metadata["weights"]],
+    )
+
+
+def _check_converted(checkpoint: Checkpoint, spec: ModelSpec, weights: str) -> None:
+    path, expected = checkpoint.path, converted_shapes(spec, weights)
+    for name, (dtype, shape) in expected.items():
+        tensor = checkpoint.tensors.get(name)
+        if tensor is None:
+            raise MissingTensorError(
+                f"{path} lacks the tensor {name}. The file is not complete: get it again."
+            )
+        if (tensor.dtype, tensor.shape) != (dtype, shape):
+            raise ShapeError(
+                f"{path}: tensor {name} is {tensor.dtype} {list(tensor.shape)} and should be "
+                f"{dtype} {list(shape)}. The file does not fit together: get it again."
+            )
+    extra = checkpoint.tensors.keys() - expected.keys()
+    if extra:
+        raise NotAModelError(f"{path} is damaged: it holds the unknown tensor {min(extra)!a}.")
