@@ -1,16 +1,15 @@
 """What every test shares: a private home, so that no test touches the person's own data."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """RWKV_CHAT_HOME in a fresh folder."""
     folder = tmp_path / "home"
     monkeypatch.setenv("RWKV_CHAT_HOME", str(folder))
     for name in ("RWKV_CHAT_BACKEND", "RWKV_CHAT_ISA"):
         monkeypatch.delenv(name, raising=False)
-    yield folder
+    return folder

@@ -54,31 +54,12 @@ class FakeJob:
 
 
 class FakeEngine:
-    """Keeps the jobs for the test to play."""
+    """Keeps the jobs for the test to play; opens "fake" once `gate` is set, and no other model."""
 
     def __init__(self, model: FakeModel | None = None) -> None:
         self.model: FakeModel | None = model
         self.jobs: list[FakeJob] = []
         self.closed = False
-
-    def use(self, model: FakeModel) -> None:
-        self.model = model
-
-    def generate(self, request: Request, listener: Listener) -> FakeJob:
-        self.jobs.append(FakeJob(request, listener))
-        return self.jobs[-1]
-
-    def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
-        return [True] * len(path)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class FakeLibrary:
-    """Opens "fake" when `gate` is set, and fails for any other name."""
-
-    def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
 
@@ -90,7 +71,18 @@ class FakeLibrary:
         self.gate.wait(5)
         if name != "fake":
             raise CheckpointError(f"There is no model {name}.")
-        return FakeModel()
+        self.model = FakeModel()
+        return self.model
+
+    def generate(self, request: Request, listener: Listener) -> FakeJob:
+        self.jobs.append(FakeJob(request, listener))
+        return self.jobs[-1]
+
+    def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
+        return [True] * len(path)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class MemoryStore:

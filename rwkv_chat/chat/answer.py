@@ -51,7 +51,7 @@ class Answer:
     ) -> None:
         """Hand it to the engine; `turn` carries the ids that were read before."""
         with self._lock:
-            if self._cancelled or self._ended:
+            if self._cancelled or self._ended or self._job is not None:
                 return
             self.turn = turn
             self._template = template

@@ -10,7 +10,6 @@ from rwkv_chat.chat.tree import Conversation, Finish, Summary, Turn
 __all__ = [
     "Engine",
     "Job",
-    "Library",
     "Listener",
     "Model",
     "ModelChoice",
@@ -72,7 +71,7 @@ class Store(Protocol):
         """
 
     def update(self, turn: Turn) -> None:
-        """Replace text, ids, prefix, tokenizer, finish, seed, model and tokens_per_s of an existing turn."""
+        """Replace text, ids, prefix, tokenizer, finish, seed, model and tokens_per_s of a turn."""
 
     def set_head(self, conversation: str, turn: str | None) -> None: ...
     def set_label(self, turn: str, label: str) -> None: ...
@@ -133,24 +132,6 @@ class Model(Protocol):
     def state_bytes(self) -> int: ...
 
 
-class Engine(Protocol):
-    """Generates answers, one after the other, on its own thread."""
-
-    @property
-    def model(self) -> Model | None:
-        """None until `use` was called."""
-
-    def use(self, model: Model) -> None:
-        """Answer with `model` from the next request on."""
-
-    def generate(self, request: Request, listener: Listener) -> Job: ...
-    def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
-        """For each part of `path`, whether a snapshot of the state at its end is kept."""
-
-    def close(self) -> None:
-        """Stop what runs, finish what must be written, end the thread."""
-
-
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
     """A model that can be opened by its name."""
@@ -160,9 +141,25 @@ class ModelChoice:
     path: str
 
 
-class Library(Protocol):
-    """The models of this machine."""
+class Engine(Protocol):
+    """Opens models, and generates answers one after the other on its own thread."""
 
-    def available(self) -> list[ModelChoice]: ...
+    @property
+    def model(self) -> Model | None:
+        """The model of the next request; None until one was opened."""
+
+    def available(self) -> list[ModelChoice]:
+        """The models that can be opened by name."""
+
     def open(self, name: str, progress: Progress) -> Model:
-        """Load a model by name or path. Takes long; raises a RwkvChatError."""
+        """Load a model by name or path and use it from the next request on.
+
+        Takes long. Raises a RwkvChatError, and then the model before it stays.
+        """
+
+    def generate(self, request: Request, listener: Listener) -> Job: ...
+    def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
+        """For each part of `path`, whether a snapshot of the state at its end is kept."""
+
+    def close(self) -> None:
+        """Stop what runs, finish what must be written, end the thread."""

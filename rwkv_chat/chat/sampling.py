@@ -24,9 +24,9 @@ class Sampling:
     """Sampling settings, applied in RWKV order.
 
     The order: penalties on the logits, softmax, then top-p, top-k and min-p cut the probabilities,
-    then temperature is applied to what is left (`p ** (1 / temperature)`). `temperature` 0 takes the
-    most probable token. `top_k` 0 and `min_p` 0 cut nothing. Each step every count is multiplied by
-    `decay`, then the chosen token's count grows by one; a token seen in this answer loses
+    then temperature is applied to what is left (`p ** (1 / temperature)`). `temperature` 0 takes
+    the likeliest token. `top_k` 0 and `min_p` 0 cut nothing. Each step every count is multiplied
+    by `decay`, then the chosen token's count grows by one; a token seen in this answer loses
     `presence + count * frequency`. `seed` None draws a fresh seed for every answer.
     """
 

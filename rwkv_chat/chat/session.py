@@ -1,7 +1,7 @@
 """The use cases of the application: everything a person can do with conversations and a model.
 
-A Session ties a store, an engine and a library of models together. Its methods return at once, after
-what they change is on disk; answers grow on the engine's thread and are told as events.
+A Session ties a store and an engine together. Its methods return at once, after what they change
+is on disk; answers grow on the engine's thread and are told as events.
 """
 
 import secrets
@@ -12,7 +12,7 @@ from dataclasses import replace
 from rwkv_chat.chat import events, prompt, templates
 from rwkv_chat.chat.answer import Answer
 from rwkv_chat.chat.options import Options
-from rwkv_chat.chat.ports import Engine, Library, Model, ModelChoice, Request, Store
+from rwkv_chat.chat.ports import Engine, Model, ModelChoice, Request, Store
 from rwkv_chat.chat.tree import Conversation, Finish, Role, Summary, Turn
 from rwkv_chat.errors import RwkvChatError, UsageError
 from rwkv_chat.text.display import one_line, scrub
@@ -25,12 +25,9 @@ _TITLE_LENGTH = 60
 class Session:
     """Conversations, one engine, and the answers that are being made."""
 
-    def __init__(
-        self, store: Store, engine: Engine, library: Library, defaults: Options | None = None
-    ) -> None:
+    def __init__(self, store: Store, engine: Engine, defaults: Options | None = None) -> None:
         self._store = store
         self._engine = engine
-        self._library = library
         self._defaults = defaults or Options()
         self._listeners: list[Callable[[events.Event], None]] = []
         self._lock = threading.RLock()
@@ -89,7 +86,7 @@ class Session:
 
     def models(self) -> list[ModelChoice]:
         """The models that can be opened."""
-        return self._library.available()
+        return self._engine.available()
 
     def open_model(self, name: str) -> None:
         """Load a model in the background; events tell how it goes. Waiting answers then start.
@@ -109,7 +106,7 @@ class Session:
 
         try:
             progress("opening", 0.0)
-            model = self._library.open(name, progress)
+            model = self._engine.open(name, progress)
         except Exception as error:
             reason = str(error) if isinstance(error, RwkvChatError) else f"{error!r}"
             with self._lock:
@@ -121,7 +118,6 @@ class Session:
             self._emit(events.ModelFailed(name, reason))
             return
         with self._lock:
-            self._engine.use(model)
             self._opening = None
             waiting = [answer for answer in self._answers.values() if answer.waiting]
         self._emit(events.ModelReady(model.name, model.description, model.state_bytes))

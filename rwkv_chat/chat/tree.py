@@ -1,4 +1,4 @@
-"""A conversation is a tree of turns. These are values: the store makes them, nothing changes them."""
+"""A conversation is a tree of turns: values that the store makes and nothing changes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,8 +39,8 @@ class Turn:
     """One node of the tree.
 
     `text` is what a person reads; for an answer it includes the thoughts in `<think>...</think>`.
-    `ids` are the token ids that this turn adds to the path, exactly as fed or generated, in terms of
-    the vocabulary `tokenizer` (a fingerprint); both are empty until an engine has seen the turn.
+    `ids` are the token ids that this turn adds to the path, exactly as fed or generated, in terms
+    of the vocabulary `tokenizer` (a fingerprint); both are empty until an engine has seen the turn.
     The first `prefix` ids of an answer come from the template, the others from the model.
     `seq` counts the turns of a conversation in the order in which they were made.
     """
@@ -77,7 +77,7 @@ class Summary:
 class Conversation:
     """The whole tree of one conversation; `head` is the turn at the end of the path on screen.
 
-    `settings` is a JSON object of the choices made for this conversation (model, template, sampling).
+    `settings` is a JSON object of the choices made for this conversation (template, sampling).
     """
 
     id: str

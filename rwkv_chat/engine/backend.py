@@ -19,10 +19,10 @@ __all__ = ["Backend", "Decoder", "DecoderConfig"]
 class DecoderConfig:
     """How a Decoder samples and stops.
 
-    The random number for the n-th token of an answer depends on `seed` and n alone, and the penalty
-    counts on the ids generated in this answer, so a decoder is rebuilt exactly from `generated`.
-    `token_bytes[i]` are the bytes of id i (empty: id i is never sampled, except id 0, which ends the
-    answer). `exempt` ids get no penalties.
+    The random number for the n-th token of an answer depends on `seed` and n alone, and the
+    penalty counts on the ids generated in this answer, so a decoder is rebuilt exactly
+    from `generated`. `token_bytes[i]` are the bytes of id i (empty: id i is never sampled, except
+    id 0, which ends the answer). `exempt` ids get no penalties.
     """
 
     sampling: Sampling
@@ -34,10 +34,10 @@ class DecoderConfig:
 
 
 class Decoder(Protocol):
-    """One answer being generated. Each sampled id is fed at once: the state includes every id returned."""
+    """One answer being generated. Each sampled id is fed at once: the state includes it."""
 
     def run(self, max_tokens: int, seconds: float) -> tuple[list[int], str]:
-        """Generate until something ends it; also return after `seconds` (at least one token is tried).
+        """Generate until something ends it, or `seconds` are over (at least one token is tried).
 
         Returns:
             The new ids, and why it returned: "running" (time or max_tokens is used up), "stop" (the
@@ -73,7 +73,7 @@ class Backend(Protocol):
         """Feed `ids` (at least one) after `state` (None: the start).
 
         Returns:
-            Logits after the last id, float32 [vocab_size], and the new state, float32 [layout.size].
+            Logits after the last id, float32 [vocab_size], and the new state, [layout.size].
 
         Raises:
             UsageError: no ids, an id outside the vocabulary, or a state of the wrong size.
@@ -82,7 +82,7 @@ class Backend(Protocol):
     def forward_batch(
         self, ids: Sequence[int], states: Sequence[F32 | None]
     ) -> tuple[F32, list[F32]]:
-        """Feed one id to each of B states; returns logits float32 [B, vocab_size] and B new states."""
+        """Feed one id to each of B states: logits float32 [B, vocab_size] and B new states."""
 
     def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> Decoder:
         """Start (or continue) an answer after `state`, whose last logits are `logits`."""

@@ -3,20 +3,30 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rwkv_chat.chat.ports import Listener, Request
 from rwkv_chat.chat.tree import Finish
 from rwkv_chat.engine.backend import Decoder, DecoderConfig
-from rwkv_chat.engine.model import Model, State
+from rwkv_chat.engine.model import Decoding, Model, State
 from rwkv_chat.engine.pathkey import path_keys
 from rwkv_chat.errors import UsageError
 
-__all__ = ["Generation"]
+__all__ = ["Generation", "Kept"]
 
 _FRAME_SECONDS = 1 / 30
 _PREFILL_SECONDS = 0.1
 _FIRST_CHUNK = 32
 _ENDS = {"stop": Finish.STOP, "end": Finish.END, "cancelled": Finish.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A state worth keeping: its key, and where sampling stood when it ends an answer."""
+
+    key: str
+    state: State
+    decoding: Decoding | None = None
 
 
 class Generation:
@@ -44,18 +54,18 @@ class Generation:
             if self._decoder is not None:
                 self._decoder.cancel()
 
-    def run(self, start: int, state: State | None) -> tuple[list[tuple[str, State]], Finish | None]:
+    def run(self, start: int, state: State | None) -> tuple[list[Kept], Finish | None]:
         """Generate, `state` being the one after the first `start` parts of the path.
 
         Returns:
-            The states worth keeping, by key: at the end of the question, and at the end of the
-            answer. And how the answer ended, None when the logits were not finite.
+            The states worth keeping: at the end of the question, and at the end of the answer.
+            And how the answer ended, None when the logits were not finite.
 
         Raises:
             UsageError: the path is empty, or holds an id outside the vocabulary.
         """
         parts = self._request.path
-        kept: list[tuple[str, State]] = []
+        kept: list[Kept] = []
         keys = path_keys(self._model.fingerprint, parts)
         total = sum(len(part) for part in parts[start:])
         done = 0
@@ -67,16 +77,16 @@ class Generation:
                 if self._cancelled:
                     return kept, Finish.CANCELLED
             if index == len(parts) - 2 and state is not None:
-                kept.append((keys[index], state))
+                kept.append(Kept(keys[index], state))
         if state is None:
             raise UsageError("There is nothing to continue: the text is empty.")
-        ids, state, finish = self._decode(state)
-        if finish is not None:
-            kept.append((path_keys(self._model.fingerprint, [*parts, ids])[-1], state))
+        last, finish = self._decode(state)
+        if last is not None:
+            kept.append(last)
         return kept, finish
 
     def _chunks(self, ids: Sequence[int]) -> Iterator[Sequence[int]]:
-        """Pieces of `ids` that take about a tenth of a second each, so that a cancel is soon seen."""
+        """Pieces of `ids` of about a tenth of a second each, so that a cancel is soon seen."""
         size, at = _FIRST_CHUNK, 0
         while at < len(ids):
             begun = time.monotonic()
@@ -85,7 +95,7 @@ class Generation:
             if time.monotonic() - begun < _PREFILL_SECONDS / 2:
                 size *= 2
 
-    def _decode(self, state: State) -> tuple[list[int], State, Finish | None]:
+    def _decode(self, state: State) -> tuple[Kept | None, Finish | None]:
         request, model = self._request, self._model
         last = request.path[-1]
         config = DecoderConfig(
@@ -112,6 +122,9 @@ class Generation:
             if new:
                 self._listener.grew(new, self.tokens_per_s)
         if reason == "non_finite":
-            return ids, state, None
+            return None, None
         after = model.state(decoder.state, decoder.logits, state.tokens + len(ids))
-        return ids, after, _ENDS.get(reason, Finish.LENGTH)
+        generated = [*config.generated, *ids]
+        key = path_keys(model.fingerprint, [*request.path, ids])[-1]
+        kept = Kept(key, after, Decoding.of(generated, config))
+        return kept, _ENDS.get(reason, Finish.LENGTH)

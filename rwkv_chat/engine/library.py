@@ -9,7 +9,7 @@ __all__ = ["LocalLibrary"]
 
 
 class LocalLibrary:
-    """Implements chat.ports.Library with the weight type and threads that the person chose."""
+    """Opens models with the weight type and the number of threads that the person chose."""
 
     def __init__(self, weights: str, threads: int | None) -> None:
         self._weights = weights

@@ -1,4 +1,4 @@
-"""Whether a model fits into memory, asked before it is loaded: the kernel's killer gives no error."""
+"""Whether a model fits into memory, asked before it is loaded: being killed gives no error."""
 
 from pathlib import Path
 
@@ -51,6 +51,6 @@ def check(name: str, need: int, available: int | None) -> None:
     if available is not None and need + _SLACK > available:
         raise MemoryLimitError(
             f"{name} needs {(need + _SLACK) / 2**30:.1f} GiB of memory, and "
-            f"{max(available, 0) / 2**30:.1f} GiB are free. Close other programs, use --weights bf16, "
-            "or choose a smaller model."
+            f"{max(available, 0) / 2**30:.1f} GiB are free. Close other programs, use "
+            "--weights bf16, or choose a smaller model."
         )

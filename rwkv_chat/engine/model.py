@@ -1,19 +1,41 @@
 """A loaded model: its backend, its tokenizer, and its states as values."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from rwkv_chat.checkpoints import statefile
-from rwkv_chat.engine.backend import Backend
+from rwkv_chat.checkpoints.statefile import SavedState, StateOwner, read_state, write_state
+from rwkv_chat.engine.backend import Backend, DecoderConfig
 from rwkv_chat.errors import SnapshotError, UsageError
 from rwkv_chat.models.spec import ModelSpec
-from rwkv_chat.models.state import F32
+from rwkv_chat.models.state import F32, StateLayout
 from rwkv_chat.tokenizer.vocabulary import Vocabulary
 
-__all__ = ["Model", "State"]
+__all__ = ["Decoding", "Model", "State"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Where the sampling of an answer stands: what a decoder needs to go on besides the state.
+
+    `pending` are its last bytes while they are no complete UTF-8, `penalties` maps ids to counts.
+    """
+
+    pending: bytes = b""
+    penalties: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+    draws: int = 0
+
+    @classmethod
+    def of(cls, generated: Sequence[int], config: DecoderConfig) -> "Decoding":
+        """After an answer of the ids `generated`."""
+        exempt = set(config.exempt)
+        counts: dict[int, float] = {}
+        for age, token in enumerate(reversed(generated)):
+            if token not in exempt:
+                counts[token] = counts.get(token, 0.0) + config.sampling.decay**age
+        tail = b"".join(config.token_bytes[token] for token in generated[-4:])
+        return cls(_incomplete(tail), counts, config.seed, len(generated))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,12 +43,12 @@ class State:
     """All that a model knows after some ids: a value, never changed.
 
     `data` is float32 [layout.size] and `logits` float32 [vocab_size], both read-only; `model` and
-    `tokenizer` are fingerprints, `layout` is a tag such as "rwkv7", `tokens` counts the ids read.
+    `tokenizer` are fingerprints, `tokens` counts the ids read.
     """
 
     data: F32
     logits: F32
-    layout: str
+    layout: StateLayout
     model: str
     tokenizer: str
     tokens: int
@@ -36,9 +58,21 @@ class State:
         """Size in memory, in bytes."""
         return self.data.nbytes + self.logits.nbytes
 
-    def saved(self) -> statefile.SavedState:
-        """The content of a state file."""
-        raise UsageError
+    def saved(self, decoding: Decoding | None = None) -> SavedState:
+        """The content of a state file; `decoding` describes the answer that it ends with."""
+        decoding = decoding or Decoding()
+        return SavedState(
+            model=self.model,
+            tokenizer=self.tokenizer,
+            layout=self.layout,
+            tokens=self.tokens,
+            state=self.data,
+            logits=self.logits,
+            pending=decoding.pending,
+            penalties=decoding.penalties,
+            seed=decoding.seed,
+            draws=decoding.draws,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a file from which `Model.load_state` reads this state back to the bit.
@@ -46,7 +80,10 @@ class State:
         Raises:
             SnapshotError: the file cannot be written.
         """
-        statefile.write(Path(path), self.saved())
+        try:
+            write_state(Path(path), self.saved())
+        except OSError as error:
+            raise SnapshotError(f"Cannot write the state to {path}: {error.strerror}.") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,8 +157,18 @@ class Model:
         """A state of this model; the arrays are made read-only."""
         data.setflags(write=False)
         logits.setflags(write=False)
-        layout = self.backend.layout.tag
+        layout = self.backend.layout
         return State(data, logits, layout, self.fingerprint, self.tokenizer.fingerprint, tokens)
+
+    @property
+    def owner(self) -> StateOwner:
+        """What a saved state must belong to."""
+        return StateOwner(
+            self.fingerprint,
+            self.tokenizer.fingerprint,
+            self.backend.layout,
+            self.spec.vocab_size,
+        )
 
     def load_state(self, path: str | Path) -> State:
         """Read a state that this model (with the same weight type) saved.
@@ -129,7 +176,11 @@ class Model:
         Raises:
             SnapshotError: the file is damaged or belongs to another model.
         """
-        raise SnapshotError
+        return self.restore(read_state(Path(path), self.owner))
+
+    def restore(self, saved: SavedState) -> State:
+        """The state in `saved`, which was read for this model's `owner`."""
+        return self.state(saved.state, saved.logits, saved.tokens)
 
     def _data(self, state: State | None) -> F32 | None:
         if state is None:
@@ -141,7 +192,13 @@ class Model:
         return state.data
 
 
-def _read_only(array: F32) -> F32:
-    array = np.ascontiguousarray(array)
-    array.setflags(write=False)
-    return array
+def _incomplete(data: bytes) -> bytes:
+    """The bytes at the end of `data` that begin a character of UTF-8 without ending it."""
+    for length in range(1, min(3, len(data)) + 1):
+        first = data[-length]
+        if first >= 0xC0:
+            needed = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+            return data[-length:] if length < needed else b""
+        if first < 0x80:
+            break
+    return b""

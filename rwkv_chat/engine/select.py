@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
-from rwkv_chat.checkpoints.open import ConvertedModel, open_model
 from rwkv_chat.chat.ports import Progress
+from rwkv_chat.checkpoints.open import ConvertedModel, open_model
 from rwkv_chat.engine import memory
 from rwkv_chat.engine.backend import Backend
 from rwkv_chat.engine.model import Model
 from rwkv_chat.errors import UsageError
+from rwkv_chat.models.state import StateLayout
 from rwkv_chat.tokenizer.load import load as load_tokenizer
 
 __all__ = ["BACKENDS", "load_model"]
@@ -42,7 +43,8 @@ def load_model(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}.")
     converted = open_model(Path(path), weights, progress)
-    memory.check(converted.spec, converted.nbytes)
+    state_bytes = 4 * StateLayout.of(converted.spec).size
+    memory.check(converted.name, converted.nbytes + state_bytes, memory.available_bytes())
     tokenizer = load_tokenizer(
         converted.tokenizer, converted.spec.vocab_size, Path(converted.path).parent
     )

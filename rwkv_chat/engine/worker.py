@@ -10,22 +10,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rwkv_chat.chat.ports import Listener, Request
-from rwkv_chat.chat.tree import Finish
-from rwkv_chat.checkpoints.statefile import SavedState
-from rwkv_chat.engine.generation import Generation
+from rwkv_chat.chat.ports import Listener, ModelChoice, Progress, Request
+from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
+from rwkv_chat.engine.generation import Generation, Kept
 from rwkv_chat.engine.live import LiveStates
 from rwkv_chat.engine.model import Model, State
 from rwkv_chat.engine.pathkey import path_keys
 from rwkv_chat.errors import RwkvChatError
 
-__all__ = ["Keeper", "Worker"]
+__all__ = ["Keeper", "Library", "Worker"]
+
+
+class Library(Protocol):
+    """Finds and loads models."""
+
+    def available(self) -> list[ModelChoice]: ...
+    def open(self, name: str, progress: Progress) -> Model: ...
 
 
 class Keeper(Protocol):
     """Where states outlive the process. A lost one costs time, never words."""
 
-    def get(self, key: str) -> SavedState | None: ...
+    def get(self, key: str, owner: StateOwner) -> SavedState | None: ...
     def put(self, key: str, saved: SavedState) -> None: ...
     def has(self, keys: Sequence[str]) -> set[str]: ...
 
@@ -47,10 +53,11 @@ class _Job:
 class Worker:
     """Implements chat.ports.Engine.
 
-    `keeper` None keeps states in memory only.
+    `library` finds and loads models. `keeper` None keeps states in memory only.
     """
 
-    def __init__(self, keeper: Keeper | None = None) -> None:
+    def __init__(self, library: Library, keeper: Keeper | None = None) -> None:
+        self._library = library
         self._keeper = keeper
         self._model: Model | None = None
         self._live = LiveStates()
@@ -65,9 +72,19 @@ class Worker:
         """The model of the next request."""
         return self._model
 
-    def use(self, model: Model) -> None:
-        """Answer with `model` from the next request on."""
+    def available(self) -> list[ModelChoice]:
+        """The models that can be opened by name."""
+        return self._library.available()
+
+    def open(self, name: str, progress: Progress) -> Model:
+        """Load a model by name or path and use it from the next request on.
+
+        Raises:
+            RwkvChatError: it cannot be opened; the model before it stays.
+        """
+        model = self._library.open(name, progress)
         self._model = model
+        return model
 
     def generate(self, request: Request, listener: Listener) -> _Job:
         """Queue a request; `listener` is told on the engine's thread.
@@ -112,7 +129,7 @@ class Worker:
         keys = path_keys(job.model.fingerprint, job.request.path)
         try:
             start, state = self._find(job.model, keys)
-            states, finish = job.generation.run(start, state)
+            kept, finish = job.generation.run(start, state)
         except RwkvChatError as error:
             job.listener.failed(str(error))
             return
@@ -122,8 +139,8 @@ class Worker:
         except Exception as error:
             job.listener.failed(f"The engine failed unexpectedly: {error!r}. Send again to retry.")
             return
-        for key, kept in states:
-            self._live.put(key, kept)
+        for each in kept:
+            self._live.put(each.key, each.state)
         if finish is None:
             job.listener.failed(
                 "The model produced numbers that are not finite, so the answer ends here. "
@@ -131,24 +148,24 @@ class Worker:
             )
         else:
             job.listener.finished(finish, job.generation.tokens_per_s)
-        self._keep(states)
+        self._keep(kept)
 
     def _find(self, model: Model, keys: Sequence[str]) -> tuple[int, State | None]:
         """How many parts of the path are already read, and the state after them."""
         for index in range(len(keys) - 1, -1, -1):
             state = self._live.get(keys[index])
             if state is None and self._keeper is not None:
-                saved = self._keeper.get(keys[index])
+                saved = self._keeper.get(keys[index], model.owner)
                 state = model.restore(saved) if saved is not None else None
             if state is not None:
                 return index + 1, state
         return 0, None
 
-    def _keep(self, states: Sequence[tuple[str, State]]) -> None:
+    def _keep(self, kept: Sequence[Kept]) -> None:
         if self._keeper is None:
             return
-        for key, state in states:
+        for each in kept:
             try:
-                self._keeper.put(key, state.saved())
+                self._keeper.put(each.key, each.state.saved(each.decoding))
             except RwkvChatError:
                 return  # the next visit reads the ids again

@@ -10,15 +10,14 @@ from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.session import Session
 from rwkv_chat.chat.tree import Conversation, Finish, Role
 from rwkv_chat.errors import NotFoundError, UsageError
-from tests.fakes import FakeEngine, FakeLibrary, FakeModel, MemoryStore
+from tests.fakes import FakeEngine, FakeModel, MemoryStore
 
 
 class Bench:
     def __init__(self, model: FakeModel | None = None, options: Options | None = None) -> None:
         self.store = MemoryStore()
         self.engine = FakeEngine(model)
-        self.library = FakeLibrary()
-        self.session = Session(self.store, self.engine, self.library, options)
+        self.session = Session(self.store, self.engine, options)
         self.events: list[events.Event] = []
         self.ready = threading.Event()
         self.session.subscribe(self._hear)
@@ -186,12 +185,12 @@ def test_raw_text_is_fed_as_it_is() -> None:
 
 def test_a_message_waits_for_the_model() -> None:
     bench = Bench()
-    bench.library.gate.clear()
+    bench.engine.gate.clear()
     bench.session.open_model("fake")
     conversation = bench.session.send(None, "Hello")
     assert bench.engine.jobs == []
     assert bench.session.busy(conversation.id)
-    bench.library.gate.set()
+    bench.engine.gate.set()
     assert bench.ready.wait(5)
     for _ in range(500):
         if bench.engine.jobs:
@@ -202,16 +201,16 @@ def test_a_message_waits_for_the_model() -> None:
 
 def test_a_model_that_cannot_be_opened_keeps_the_message() -> None:
     bench = Bench()
-    bench.library.gate.clear()
+    bench.engine.gate.clear()
     bench.session.open_model("nothing")
     conversation = bench.session.send(None, "Hello")
-    bench.library.gate.set()
+    bench.engine.gate.set()
     assert bench.ready.wait(5)
     [failed] = bench.of(events.ModelFailed)
     assert failed.reason == "There is no model nothing."
     assert not bench.session.busy(conversation.id)
     assert texts(bench.store.load(conversation.id)) == ["Hello", ""]
-    bench.engine.use(FakeModel())
+    bench.engine.model = FakeModel()
     bench.session.continue_answer(conversation.id)
     assert bench.fed() == b"User: Hello\n\nAssistant:"
 
@@ -237,7 +236,7 @@ def test_another_vocabulary_gets_the_text_encoded_anew(bench: Bench) -> None:
         def decode_bytes(self, ids: list[int]) -> bytes:
             return bytes(token - 1000 for token in ids)
 
-    bench.engine.use(FakeModel(name="other", tokenizer=Shifted()))
+    bench.engine.model = FakeModel(name="other", tokenizer=Shifted())
     bench.session.send(conversation.id, "More")
     path = bench.engine.jobs[-1].request.path
     fed = bytes(token - 1000 for part in path for token in part)

@@ -1,5 +1,7 @@
 """The tree of turns."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,7 +55,7 @@ def test_every_turn_is_reached_by_its_path(parents: tuple[int | None, ...]) -> N
         path = conversation.path(turn.id)
         assert path[0].parent is None
         assert path[-1] == turn
-        for above, below in zip(path, path[1:], strict=False):
+        for above, below in pairwise(path):
             assert below in conversation.children(above.id)
 
 
