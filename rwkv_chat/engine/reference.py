@@ -1,0 +1,158 @@
+"""The slow truth: the torch model and the numpy sampler behind the contract of every backend."""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rwkv_chat.engine.backend import DecoderConfig
+from rwkv_chat.engine.sampling import Penalties, sample
+from rwkv_chat.errors import UsageError
+from rwkv_chat.models.rwkv7 import Rwkv7
+from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.models.state import F32, StateLayout
+
+__all__ = ["ReferenceBackend"]
+
+
+class ReferenceBackend:
+    """RWKV-7 in float32 on the CPU, one id at a time, so that no split of the ids can matter."""
+
+    def __init__(self, spec: ModelSpec, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._model = Rwkv7(spec, tensors)
+        self._layout = StateLayout.of(spec)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "reference, torch"
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The shape of the model."""
+        return self._model.spec
+
+    @property
+    def layout(self) -> StateLayout:
+        """The order of the state."""
+        return self._layout
+
+    def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]:
+        """Feed `ids` after `state`; see Backend."""
+        if not ids:
+            raise UsageError("There are no token ids to feed.")
+        size = self.spec.vocab_size
+        for token in ids:
+            if not 0 <= token < size:
+                raise UsageError(f"The token id {token} is outside the vocabulary of {size} ids.")
+        current = self._unpack(state)
+        for token in ids:
+            logits, current = self._model.forward([token], current)
+        return logits[-1].numpy().copy(), current.numpy().flatten()
+
+    def forward_batch(
+        self, ids: Sequence[int], states: Sequence[F32 | None]
+    ) -> tuple[F32, list[F32]]:
+        """Feed one id to each state; see Backend."""
+        if len(ids) != len(states):
+            raise UsageError(f"There are {len(ids)} token ids for {len(states)} states.")
+        if not ids:
+            raise UsageError("There are no token ids to feed.")
+        results = [self.forward([i], state) for i, state in zip(ids, states, strict=True)]
+        return np.stack([logits for logits, _ in results]), [new for _, new in results]
+
+    def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> "ReferenceDecoder":
+        """Start or continue an answer; see Backend."""
+        return ReferenceDecoder(self, state, logits, config)
+
+    def _unpack(self, state: F32 | None) -> torch.Tensor:
+        if state is None:
+            return self._model.new_state()
+        if state.dtype != np.float32 or state.shape != (self._layout.size,):
+            raise UsageError(
+                f"This state has {state.size} numbers of type {state.dtype}; "
+                f"the model needs {self._layout.size} of type float32."
+            )
+        return torch.tensor(state).view(self.spec.n_layer, -1)
+
+
+class ReferenceDecoder:
+    """One answer; see Decoder."""
+
+    def __init__(
+        self, backend: ReferenceBackend, state: F32, logits: F32, config: DecoderConfig
+    ) -> None:
+        if len(config.token_bytes) > backend.spec.vocab_size:
+            raise UsageError(
+                f"The tokenizer has {len(config.token_bytes)} tokens and the model only "
+                f"{backend.spec.vocab_size}."
+            )
+        self._backend = backend
+        self._state = state.copy()
+        self._logits = logits.copy()
+        self._config = config
+        self._penalties = Penalties(config.sampling, config.exempt, config.generated)
+        self._drawn = len(config.generated)
+        self._text = b"".join(config.token_bytes[token] for token in config.generated)
+        self._silent = np.ones(backend.spec.vocab_size, dtype=bool)
+        self._silent[: len(config.token_bytes)] = [not text for text in config.token_bytes]
+        self._silent[0] = False  # the end of the answer, though it stands for no text
+        self._cancelled = threading.Event()
+
+    @property
+    def state(self) -> F32:
+        """A copy of the state after the last id."""
+        return self._state.copy()
+
+    @property
+    def logits(self) -> F32:
+        """A copy of the logits after the last id."""
+        return self._logits.copy()
+
+    def cancel(self) -> None:
+        """End the current run and every later one; from any thread."""
+        self._cancelled.set()
+
+    def run(self, max_tokens: int, seconds: float) -> tuple[list[int], str]:
+        """Generate until something ends it; see Decoder."""
+        deadline = time.monotonic() + seconds
+        ids: list[int] = []
+        while len(ids) < max_tokens:
+            if self._cancelled.is_set():
+                return ids, "cancelled"
+            if ids and time.monotonic() >= deadline:
+                break
+            if not np.isfinite(self._logits).all():
+                return ids, "non_finite"
+            token = self._next()
+            if token == 0:
+                return ids, "end"
+            self._feed(token)
+            ids.append(token)
+            if self._text.endswith(self._config.stops):
+                return ids, "stop"
+        return ids, "running"
+
+    def _next(self) -> int:
+        settings = self._config.sampling
+        logits = self._penalties.apply(self._logits)
+        logits[self._silent] = -np.inf
+        return sample(
+            logits,
+            settings.temperature,
+            settings.top_p,
+            settings.top_k,
+            settings.min_p,
+            self._config.seed,
+            self._drawn,
+        )
+
+    def _feed(self, token: int) -> None:
+        self._logits, self._state = self._backend.forward([token], self._state)
+        self._penalties.count(token)
+        self._drawn += 1
+        self._text += self._config.token_bytes[token]
