@@ -158,6 +158,13 @@ class MemoryStore:
     def set_head(self, conversation: str, turn: str | None) -> None:
         self._change(conversation, head=turn)
 
+    def find(self, text: str) -> Turn:
+        for conversation in self._conversations.values():
+            for turn in conversation.turns.values():
+                if text in (turn.id, turn.label):
+                    return turn
+        raise NotFoundError(f"No turn has the label or the id {text!r}.")
+
     def set_label(self, turn: str, label: str) -> None:
         for conversation in list(self._conversations.values()):
             if turn in conversation.turns:

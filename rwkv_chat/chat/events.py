@@ -13,6 +13,7 @@ __all__ = [
     "ModelFailed",
     "ModelLoading",
     "ModelReady",
+    "Notice",
     "Prefilling",
 ]
 
@@ -88,6 +89,13 @@ class ModelFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the person should know, as a sentence."""
+
+    text: str
+
+
 Event = (
     ConversationChanged
     | Prefilling
@@ -97,4 +105,5 @@ Event = (
     | ModelLoading
     | ModelReady
     | ModelFailed
+    | Notice
 )

@@ -75,6 +75,8 @@ class Store(Protocol):
 
     def set_head(self, conversation: str, turn: str | None) -> None: ...
     def set_label(self, turn: str, label: str) -> None: ...
+    def find(self, text: str) -> Turn:
+        """The one turn with this label, or with an id that begins or ends like this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class Session:
         self._engine = engine
         self._defaults = defaults or Options()
         self._listeners: list[Callable[[events.Event], None]] = []
+        self._unheard: list[str] = []
         self._lock = threading.RLock()
         self._answers: dict[str, Answer] = {}
         self._opening: str | None = None
@@ -37,8 +38,13 @@ class Session:
     # -- reading -------------------------------------------------------------------------------
 
     def subscribe(self, listener: Callable[[events.Event], None]) -> None:
-        """Call `listener` with every event, from whatever thread it happens on."""
+        """Call `listener` with every event, from whatever thread it happens on.
+
+        The first listener is also told what was noticed before it came.
+        """
         self._listeners.append(listener)
+        while self._unheard:
+            listener(events.Notice(self._unheard.pop(0)))
 
     def conversations(self) -> list[Summary]:
         """All conversations, the last changed first."""
@@ -52,6 +58,14 @@ class Session:
             if answer is None or answer.turn.id not in conversation.turns:
                 return conversation
             return replace(conversation, turns={**conversation.turns, answer.turn.id: answer.turn})
+
+    def find(self, text: str) -> Turn:
+        """The turn that a label, or the beginning or end of an id, names.
+
+        Raises:
+            NotFoundError: there is none, or more than one.
+        """
+        return self._store.find(text)
 
     def options(self, conversation_id: str | None) -> Options:
         """The choices of a conversation, or (None) those of new ones."""
@@ -267,6 +281,13 @@ class Session:
             self._answer(conversation_id, sibling.id)
         else:
             self._changed(conversation_id)
+
+    def notice(self, text: str) -> None:
+        """Tell the person something, as soon as somebody listens."""
+        if self._listeners:
+            self._emit(events.Notice(text))
+        else:
+            self._unheard.append(text)
 
     def close(self) -> None:
         """Stop every answer and wait until all of it is on disk."""

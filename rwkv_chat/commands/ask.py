@@ -10,8 +10,9 @@ from rwkv_chat.chat import events
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.session import Session
 from rwkv_chat.chat.tree import Finish, Turn
+from rwkv_chat.checkpoints.catalog import EMBEDDED
 from rwkv_chat.commands import compose
-from rwkv_chat.errors import EngineError, NotFoundError, UsageError
+from rwkv_chat.errors import EngineError, UsageError
 from rwkv_chat.settings import Settings
 from rwkv_chat.text.display import clean
 
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _choices(options: argparse.Namespace, settings: Settings) -> Options:
     given = {name: getattr(options, name) for name in ("temperature", "top_p", "seed")}
-    base = settings.options()
+    base = compose.defaults(settings)
     return replace(
         base,
         sampling=replace(base.sampling, **{k: v for k, v in given.items() if v is not None}),
@@ -50,40 +51,21 @@ def answer(
 
     Raises:
         EngineError: the answer failed.
-        NotFoundError: no turn, or more than one, is named `start`.
+        NotFoundError: not exactly one turn is named `start`.
     """
-    session = compose.open_session(settings, choices)
     inbox: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
-    session.subscribe(inbox.put)
-    try:
-        conversation, parent = _find(session, start) if start else (None, None)
-        session.open_model(settings.model)
+    with compose.open_session(settings, choices) as session:
+        session.subscribe(inbox.put)
+        parent = session.find(start) if start else None
+        session.open_model(settings.model or EMBEDDED)
         _await_model(inbox)
-        if conversation is not None:
+        conversation = parent.conversation if parent else session.create().id
+        if parent:
             session.configure(
                 conversation, sampling=choices.sampling, max_tokens=choices.max_tokens
             )
-        conversation = session.send(conversation, text, parent=parent).id
+        session.send(conversation, text, parent=parent.id if parent else None)
         return _follow(session, conversation, inbox, as_json=as_json)
-    finally:
-        session.close()
-
-
-def _find(session: Session, name: str) -> tuple[str, str]:
-    """The conversation and the turn that a label, an id or the beginning of an id names."""
-    labelled, by_id = [], []
-    for summary in session.conversations():
-        for turn in session.load(summary.id).turns.values():
-            if turn.label == name:
-                labelled.append(turn)
-            elif turn.id.startswith(name):
-                by_id.append(turn)
-    found = labelled or by_id
-    if not found:
-        raise NotFoundError(f"No turn is named {name}; `rwkv-chat log` shows ids and labels.")
-    if len(found) > 1:
-        raise NotFoundError(f"{len(found)} turns are named {name}; give more of the id.")
-    return found[0].conversation, found[0].id
 
 
 def _await_model(inbox: queue.SimpleQueue[events.Event]) -> None:
@@ -99,10 +81,14 @@ def _await_model(inbox: queue.SimpleQueue[events.Event]) -> None:
                 return
             case events.ModelFailed(_, reason):
                 raise EngineError(reason)
+            case events.Notice(text):
+                _narrate(text, end="\n")
 
 
 def _narrate(text: str, *, end: str) -> None:
-    print(f"\r\x1b[K{clean(text)}", end=end, file=sys.stderr, flush=True)
+    """Say something on stderr; in a terminal it takes the place of what was said before."""
+    back = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(back + clean(text), end=end, file=sys.stderr, flush=True)
 
 
 def _follow(
@@ -130,6 +116,8 @@ def _follow(
                         _print_rest(turn.text, shown)
                         print(flush=True)
                     return 130 if interrupted else 0
+                case events.Notice(text):
+                    _narrate(text, end="\n")
                 case events.AnswerFailed(_, turn_id, reason):
                     if shown:
                         print(flush=True)

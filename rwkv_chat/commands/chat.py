@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from rwkv_chat.checkpoints.catalog import EMBEDDED
 from rwkv_chat.commands import compose
 
 __all__ = ["run"]
@@ -16,15 +17,12 @@ def run(options: argparse.Namespace) -> int:
 
         text = (sys.stdin.read() if sys.stdin else "").strip() or "Hello"
         print(f'rwkv-chat: no terminal here, so this answers "{text[:40]}"', file=sys.stderr)
-        return ask.answer(text, settings, settings.options(), None, as_json=False)
+        return ask.answer(text, settings, compose.defaults(settings), None, as_json=False)
 
     from rwkv_chat.tui.app import ChatApp
 
-    session = compose.open_session(settings, settings.options())
-    try:
+    with compose.open_session(settings, compose.defaults(settings)) as session:
         app = ChatApp(session)
-        session.open_model(settings.model)
+        session.open_model(settings.model or EMBEDDED)
         app.run()
         return app.return_code or 0
-    finally:
-        session.close()

@@ -1,6 +1,8 @@
 """Put the parts together: settings, store, engine and models become a Session."""
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from rwkv_chat import paths
@@ -10,26 +12,53 @@ from rwkv_chat.engine.library import LocalLibrary
 from rwkv_chat.engine.worker import Worker
 from rwkv_chat.settings import Settings
 from rwkv_chat.store.conversations import Conversations
-from rwkv_chat.store.snapshots import Snapshots
 
-__all__ = ["choose", "open_session", "open_store"]
+__all__ = ["choose", "defaults", "open_session", "open_store"]
 
 
 def choose(options: argparse.Namespace) -> Settings:
     """The settings of the person, overridden by the command line."""
-    settings = Settings.load()
     given = {name: getattr(options, name, None) for name in ("model", "weights", "threads")}
-    return replace(settings, **{k: v for k, v in given.items() if v is not None})
+    return replace(Settings.load(), **{k: v for k, v in given.items() if v is not None})
 
 
-def open_store() -> Conversations:
-    """The conversations of this person."""
-    return Conversations.open(paths.ensure_private(paths.data_dir()))
+def defaults(settings: Settings) -> Options:
+    """The choices of a new conversation."""
+    return Options(
+        sampling=settings.sampling,
+        system=settings.system,
+        think=settings.think,
+        template=settings.template,
+        max_tokens=settings.max_tokens,
+    )
 
 
-def open_session(settings: Settings, defaults: Options) -> Session:
-    """A Session on this person's store; no model is opened yet."""
-    store = open_store()
-    snapshots = Snapshots(store, settings.snapshot_budget)
-    library = LocalLibrary(settings.weights, settings.threads)
-    return Session(store, Worker(snapshots), library, defaults)
+def open_store(
+    settings: Settings, note: Callable[[str], None] = lambda sentence: None
+) -> Conversations:
+    """The conversations of this person; `note` is told what they should know of the store."""
+    folder = paths.ensure_private(paths.data_dir())
+    return Conversations.open(folder, note=note, budget_bytes=settings.store_budget)
+
+
+@contextmanager
+def open_session(settings: Settings, options: Options) -> Iterator[Session]:
+    """A Session on this person's store; no model is opened yet.
+
+    At the end answers are stopped and kept, and what was deleted is erased.
+    """
+    early: list[str] = []
+    note = early.append
+    store = open_store(settings, lambda sentence: note(sentence))
+    library = LocalLibrary(settings.weights, settings.threads or None)
+    session = Session(store, Worker(library, store.snapshots), options)
+    note = session.notice
+    try:
+        for sentence in early:
+            session.notice(sentence)
+        yield session
+    finally:
+        session.close()
+        if store.deleted():
+            store.purge()
+        store.close()

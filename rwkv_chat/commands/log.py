@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from rwkv_chat.chat.tree import Conversation, Turn
 from rwkv_chat.commands import compose
+from rwkv_chat.settings import Settings
 from rwkv_chat.text.display import clean, one_line
 
 __all__ = ["run"]
@@ -16,8 +17,8 @@ _WIDTH = 72
 
 def run(options: argparse.Namespace) -> int:
     """Print every conversation, the last changed first."""
-    store = compose.open_store()
-    conversations = [store.load(summary.id) for summary in store.conversations()]
+    with compose.open_store(Settings.load()) as store:
+        conversations = [store.load(summary.id) for summary in store.conversations()]
     if options.json:
         print(json.dumps([_as_json(c) for c in conversations], ensure_ascii=False, indent=2))
         return 0

@@ -55,7 +55,7 @@ def _info(name: str, *, as_json: bool) -> int:
         "size on disk": _size(found.file_bytes),
         "one state": _size(found.state_bytes),
     }
-    rows |= {f"memory as {w}": _size(n) for w, n in found.memory_bytes.items()}
+    rows |= {f"memory as {w}": _size(n) for w, n in found.weights_bytes.items()}
     for key, value in rows.items():
         print(f"{key:15}  {clean(value)}")
     return 0

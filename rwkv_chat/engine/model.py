@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rwkv_chat.checkpoints.statefile import SavedState, StateOwner, read_state, write_state
+from rwkv_chat.checkpoints import statefile
+from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
 from rwkv_chat.engine.backend import Backend, DecoderConfig
 from rwkv_chat.errors import SnapshotError, UsageError
 from rwkv_chat.models.spec import ModelSpec
@@ -81,7 +82,7 @@ class State:
             SnapshotError: the file cannot be written.
         """
         try:
-            write_state(Path(path), self.saved())
+            statefile.write(Path(path), self.saved())
         except OSError as error:
             raise SnapshotError(f"Cannot write the state to {path}: {error.strerror}.") from error
 
@@ -176,7 +177,7 @@ class Model:
         Raises:
             SnapshotError: the file is damaged or belongs to another model.
         """
-        return self.restore(read_state(Path(path), self.owner))
+        return self.restore(statefile.read(Path(path), self.owner))
 
     def restore(self, saved: SavedState) -> State:
         """The state in `saved`, which was read for this model's `owner`."""
