@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from rwkv_chat.checkpoints.safetensors import TensorFile, TensorInfo, open_file, write
+from rwkv_chat.checkpoints import safetensors
+from rwkv_chat.checkpoints.safetensors import TensorFile, TensorInfo, open_file
 from rwkv_chat.errors import CheckpointError, SnapshotError
 from rwkv_chat.models.state import F32, StateField, StateLayout
 
-__all__ = ["SavedState", "StateOwner", "read_state", "write_state"]
+__all__ = ["SavedState", "StateOwner", "read", "write"]
 
 _FORMAT = "rwkv-chat state 1"
 _MAX_COUNT = 2**63 - 1
@@ -80,12 +81,12 @@ class SavedState:
         return StateOwner(self.model, self.tokenizer, self.layout, self.logits.size)
 
 
-def write_state(path: Path, saved: SavedState) -> None:
+def write(path: Path, saved: SavedState) -> None:
     """Write `saved` to `path`: atomically, durably, readable by its owner only.
 
     Raises:
-        SnapshotError: the state is not finite, or its parts contradict each other.
-        OSError: the file cannot be written.
+        SnapshotError: the state is not finite, its parts contradict each other, or the file cannot
+            be written (the OSError is then its cause).
     """
     _check_values(saved, "This state cannot be saved")
     state = np.ascontiguousarray(saved.state, dtype="<f4")
@@ -106,10 +107,13 @@ def write_state(path: Path, saved: SavedState) -> None:
         "sha256": _digest(state, logits),
     }
     metadata["seal"] = _seal(metadata)
-    write(path, {"state": state, "logits": logits}, metadata)
+    try:
+        safetensors.write(path, {"state": state, "logits": logits}, metadata)
+    except OSError as error:
+        raise SnapshotError(f"The state cannot be saved to {path}: {error.strerror}.") from error
 
 
-def read_state(path: Path, owner: StateOwner | None = None) -> SavedState:
+def read(path: Path, owner: StateOwner | None = None) -> SavedState:
     """Read `path` and verify all of it; with `owner`, also that the state belongs to that model.
 
     Raises:

@@ -314,11 +314,14 @@ class Conversations:
         )
 
     def _reachable(self, models: list[str]) -> set[str]:
-        """The keys of all states at the end of a turn, or of its template prefix, for `models`."""
+        """The keys of all states at the end of a turn, or of its template prefix, for `models`.
+
+        They are those of `engine.pathkey.path_keys`, with the work for common beginnings done once.
+        """
 
         def work(sql: sqlite3.Connection) -> set[str]:
             digests: dict[str, list[hashlib._Hash]] = {}
-            roots = [hashlib.sha256(model.encode() + b"\n") for model in models]
+            roots = [hashlib.sha256(model.encode()) for model in models]
             keys: set[str] = set()
             for turn, parent, ids, prefix in sql.execute(
                 "SELECT id, parent, ids, prefix FROM turn ORDER BY conversation, seq"

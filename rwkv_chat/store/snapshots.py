@@ -1,23 +1,22 @@
 """Saved states by the ids they stand after: a cache within a budget, never the truth."""
 
 import errno
-import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from rwkv_chat.checkpoints.statefile import SavedState, StateOwner, read_state, write_state
+from rwkv_chat.checkpoints import statefile
+from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
 from rwkv_chat.errors import SnapshotError, StoreError, StoreFullError
 from rwkv_chat.store.database import Database
 from rwkv_chat.store.files import open_folder
 from rwkv_chat.store.ids import new_id
-from rwkv_chat.store.rows import pack_ids
 
-__all__ = ["DEFAULT_BUDGET", "Snapshots", "path_key"]
+__all__ = ["DEFAULT_BUDGET", "Snapshots"]
 
 DEFAULT_BUDGET = 2 << 30
 _SUFFIX = ".state"
@@ -27,21 +26,8 @@ _MANY = 500
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def path_key(fingerprint: str, parts: Iterable[Sequence[int]]) -> list[str]:
-    """The key of the state at the end of each part of a path, for the model `fingerprint`.
-
-    A key depends on all ids from the root, not on how they are split into parts.
-    """
-    digest = hashlib.sha256(fingerprint.encode() + b"\n")
-    keys = []
-    for ids in parts:
-        digest.update(pack_ids(ids))
-        keys.append(digest.hexdigest())
-    return keys
-
-
 class Snapshots:
-    """Files of saved states and their rows. Thread-safe.
+    """Files of saved states and their rows, by `engine.pathkey.path_keys`. Thread-safe.
 
     A file has a name that is never used twice, and is complete before its row is written: a row
     that is there names a good file, and a file without a row is left from a crash.
@@ -87,13 +73,14 @@ class Snapshots:
         file, model = row
         path = self._folder / file
         try:
-            saved = read_state(path, owner)
+            saved = statefile.read(path, owner)
             if saved.key != key or saved.model != model:
                 raise SnapshotError(f"{path} is another state than the one that was saved there.")
         except SnapshotError as error:
             self._put_aside(key, path, error)
             return None
-        self._database.write(lambda sql: _touch(sql, key))
+        with suppress(StoreError):  # a disk too full to note the use is no reason to compute again
+            self._database.write(lambda sql: _touch(sql, key))
         return saved
 
     def put(self, key: str, saved: SavedState) -> None:
@@ -117,16 +104,17 @@ class Snapshots:
                     f"The disk that holds {self._folder} is nearly full: words are still saved, "
                     "states no longer. Free some space."
                 )
-            write_state(path, replace(saved, key=key))
+            statefile.write(path, replace(saved, key=key))
             size = path.stat().st_size
             gone = self._database.write(lambda sql: self._insert(sql, key, file, saved.model, size))
+        except SnapshotError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            kind = StoreFullError if error.__cause__.errno in _FULL else StoreError
+            raise kind(f"{error} Your words are safe; free some space.") from error
         except OSError as error:
-            self._unlink([file])
-            kind = StoreFullError if error.errno in _FULL else StoreError
-            raise kind(
-                f"A state cannot be saved in {self._folder}: {error.strerror}. Your words are safe."
-            ) from error
-        except BaseException:
+            raise StoreError(f"States cannot be saved in {self._folder}: {error}.") from error
+        except StoreError:
             self._unlink([file])
             raise
         self._unlink(gone)
