@@ -1,0 +1,61 @@
+"""Models with seeded random weights, under official names, as torch tensors."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from rwkv_chat.checkpoints.layout import official_shapes
+from rwkv_chat.models.spec import ModelSpec
+
+SHARED = Path(__file__).parents[2] / "shared" / "models"
+
+
+def small_spec(
+    n_layer: int = 2,
+    n_embd: int = 32,
+    head_size: int = 16,
+    vocab_size: int = 50,
+    ranks: tuple[int, int, int, int] = (8, 6, 4, 12),
+    n_ffn: int | None = None,
+) -> ModelSpec:
+    """The shape of a model that computes in no time."""
+    w, a, v, g = ranks
+    v = v if n_layer > 1 else 0
+    return ModelSpec("7", n_layer, n_embd, vocab_size, head_size, n_ffn or 4 * n_embd, w, a, v, g)
+
+
+def random_weights(spec: ModelSpec, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Official float32 tensors that make every part of the model matter."""
+    numbers = torch.Generator().manual_seed(seed)
+
+    def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        value = torch.randn(shape, generator=numbers)
+        if ".ln" in name or name.startswith("ln_out"):
+            return 0.2 * value + (1.0 if name.endswith("weight") else 0.0)
+        if len(shape) == 2 and not name.endswith("r_k"):
+            return value / math.sqrt(shape[0] if shape[0] < shape[1] else shape[1])
+        if ".x_" in name:
+            return torch.rand(shape, generator=numbers)
+        return value * 0.5
+
+    return {name: draw(name, shape) for name, shape in official_shapes(spec).items()}
+
+
+def official(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same with vectors as official files have them, [1, 1, D]."""
+
+    def is_wide(name: str) -> bool:
+        last = name.rsplit(".", 1)[-1]
+        return last[:2] == "x_" or last in {"w0", "a0", "v0", "k_k", "k_a"}
+
+    return {n: t.reshape(1, 1, -1).clone() if is_wide(n) else t for n, t in weights.items()}
+
+
+def shared_model(name: str) -> Path:
+    """A trained model that is kept beside the checkout; skips the test where it is absent."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"the trained test models are not beside this checkout ({path.name})")
+    return path
