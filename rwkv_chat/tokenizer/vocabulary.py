@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from rwkv_chat import _native
+from rwkv_chat._native import Vocabulary as _Native
 from rwkv_chat.errors import TokenizerError
 from rwkv_chat.tokenizer.parse import pack
 
@@ -44,7 +44,7 @@ class Vocabulary:
         self.exempt: tuple[int, ...] = tuple(
             i for i, token in enumerate(tokens) if len(token) == 1 and token in _EXEMPT
         )
-        self._native = _native.Vocabulary(self.token_bytes)
+        self._native = _Native(self.token_bytes)
 
     def __len__(self) -> int:
         return self.vocab_size
