@@ -276,7 +276,7 @@ def test_every_damaged_page_is_survived(folder: Path, tmp_path: Path) -> None:
         if notes:
             assert len(list(place.glob("conversations-damaged-*.db"))) == 1
         saved[number] = len(found)
-    # Without the schema or the root of a tree its rows cannot be reached; other pages are a few rows.
+    # Without the schema or the root of its tree no turn can be reached; other pages cost a few.
     ordinary = {number: kept for number, kept in saved.items() if number not in (0, root)}
     assert len(ordinary) > 20
     assert min(ordinary.values()) >= len(texts) * 0.85, ordinary
