@@ -1,20 +1,137 @@
 // The Python door of the core, and the only place that distrusts its caller.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+#include <unistd.h>
 
+#include <cmath>
+#include <cstring>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "rwkv/decoder.h"
+#include "rwkv/dispatch.h"
+#include "rwkv/loading.h"
+#include "rwkv/model.h"
+#include "rwkv/sampler.h"
 #include "rwkv/vocabulary.h"
 
 namespace nb = nanobind;
 
 namespace {
 
-// Bytes objects, one per id; refuses anything else.
-std::vector<std::string> byte_strings(const nb::sequence& items, const char* what) {
+using Floats = nb::ndarray<nb::numpy, float>;
+using Ids = std::vector<std::int64_t>;
+
+constexpr std::size_t kMaxThreads = 256;
+
+[[noreturn]] void refuse(const std::string& sentence) { throw nb::value_error(sentence.c_str()); }
+
+// Runs without the GIL. A thread that wants it back while the interpreter ends would be unwound
+// by Python through C++ frames, which aborts the process, so such a thread stops here.
+class Unlocked {
+public:
+    Unlocked() : thread_(PyEval_SaveThread()) {}
+    ~Unlocked() {
+#if PY_VERSION_HEX >= 0x030D0000
+        while (Py_IsFinalizing()) pause();
+#else
+        while (_Py_IsFinalizing()) pause();
+#endif
+        PyEval_RestoreThread(thread_);
+    }
+    Unlocked(const Unlocked&) = delete;
+    Unlocked& operator=(const Unlocked&) = delete;
+
+private:
+    PyThreadState* thread_;
+};
+
+// A borrowed C-contiguous array of float32 or uint16, kept alive; it may be read-only and unaligned.
+class Buffer {
+public:
+    Buffer(nb::handle object, const std::string& name) {
+        if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0) {
+            PyErr_Clear();
+            refuse(name + " must be a C-contiguous numpy array.");
+        }
+        std::string format = view_.format == nullptr ? "B" : view_.format;
+        if (!format.empty() && std::strchr("@=<^", format[0]) != nullptr) format.erase(0, 1);
+        if (format == "f" && view_.itemsize == 4) {
+            weights_ = rwkv::Weights::f32;
+        } else if (format == "H" && view_.itemsize == 2) {
+            weights_ = rwkv::Weights::bf16;
+        } else {
+            PyBuffer_Release(&view_);
+            refuse(name + " must be an array of float32 (or uint16 for bfloat16 weights).");
+        }
+    }
+    ~Buffer() {
+        if (view_.obj != nullptr) PyBuffer_Release(&view_);
+    }
+    Buffer(Buffer&& other) noexcept
+        : view_(std::exchange(other.view_, Py_buffer{})), weights_(other.weights_) {}
+    Buffer& operator=(Buffer&&) = delete;
+
+    rwkv::Tensor tensor() const {
+        return {static_cast<const unsigned char*>(view_.buf), shape(), weights_};
+    }
+
+    std::vector<std::size_t> shape() const { return {view_.shape, view_.shape + view_.ndim}; }
+
+    // The elements of a float32 array of exactly this shape.
+    std::vector<float> floats(const std::vector<std::size_t>& wanted, const std::string& name) const {
+        std::size_t size = 1;
+        std::string text;
+        for (const std::size_t n : wanted) {
+            size *= n;
+            text += (text.empty() ? "" : ", ") + std::to_string(n);
+        }
+        if (weights_ != rwkv::Weights::f32 || shape() != wanted) {
+            refuse(name + " must be a float32 array of shape [" + text + "].");
+        }
+        std::vector<float> values(size);
+        if (size > 0) std::memcpy(values.data(), view_.buf, size * sizeof(float));
+        return values;
+    }
+
+private:
+    Py_buffer view_{};
+    rwkv::Weights weights_{};
+};
+
+// A new numpy array over `values`.
+Floats to_array(std::vector<float>&& values, std::vector<std::size_t> shape) {
+    auto owned = std::make_unique<std::vector<float>>(std::move(values));
+    float* data = owned->data();
+    nb::capsule owner(owned.get(), [](void* p) noexcept {
+        delete static_cast<std::vector<float>*>(p);
+    });
+    static_cast<void>(owned.release());
+    return Floats(data, shape.size(), shape.data(), owner);
+}
+
+std::vector<std::uint32_t> check_ids(const Ids& ids, std::size_t size) {
+    std::vector<std::uint32_t> checked;
+    checked.reserve(ids.size());
+    for (const std::int64_t id : ids) {
+        if (id < 0 || static_cast<std::uint64_t>(id) >= size) {
+            throw nb::index_error(("Token id " + std::to_string(id) +
+                                   " is outside the vocabulary of " + std::to_string(size) + ".")
+                                      .c_str());
+        }
+        checked.push_back(static_cast<std::uint32_t>(id));
+    }
+    return checked;
+}
+
+// Bytes objects only.
+std::vector<std::string> check_bytes(const nb::sequence& items, const char* what) {
     std::vector<std::string> result;
     result.reserve(nb::len(items));
     for (nb::handle item : items) {
@@ -26,42 +143,245 @@ std::vector<std::string> byte_strings(const nb::sequence& items, const char* wha
     return result;
 }
 
+void check_range(const char* name, double value, double least, double most) {
+    if (value >= least && value <= most) return;
+    refuse(std::string(name) + " must lie between " + std::to_string(least) + " and " +
+           std::to_string(most) + ", not " + std::to_string(value) + ".");
+}
+
+rwkv::SamplingSettings check_sampling(double temperature, double top_p, std::uint64_t top_k,
+                                      double min_p) {
+    check_range("temperature", temperature, 0, 1e6);
+    check_range("top_p", top_p, 0, 1);
+    check_range("min_p", min_p, 0, 1);
+    return {temperature, top_p, top_k, min_p};
+}
+
+std::vector<std::string> isas() {
+    std::vector<std::string> names;
+    for (const rwkv::Kernels* kernels : rwkv::available_kernels()) names.emplace_back(kernels->name);
+    return names;
+}
+
+std::uint32_t sample(nb::handle logits, double temperature, double top_p, std::uint64_t top_k,
+                     double min_p, std::uint64_t seed, std::uint64_t draw) {
+    const rwkv::SamplingSettings settings = check_sampling(temperature, top_p, top_k, min_p);
+    const Buffer buffer(logits, "logits");
+    const std::vector<std::size_t> shape = buffer.shape();
+    if (shape.size() != 1 || shape[0] == 0) refuse("logits must be a float32 array of shape [V].");
+    const std::vector<float> values = buffer.floats(shape, "logits");
+    bool possible = false;
+    for (const float value : values) {
+        if (std::isnan(value) || value == INFINITY) refuse("The logits hold NaN or infinity.");
+        possible = possible || value != -INFINITY;
+    }
+    if (!possible) refuse("The logits leave no token that can be chosen.");
+    const Unlocked unlocked;
+    rwkv::Sampler sampler(*rwkv::available_kernels().back());
+    return sampler.choose({values.begin(), values.end()}, settings,
+                          rwkv::random_number(seed, draw));
+}
+
 void init_vocabulary(rwkv::Vocabulary* self, const nb::sequence& token_bytes) {
-    new (self) rwkv::Vocabulary(byte_strings(token_bytes, "The tokens of a vocabulary"));
+    new (self) rwkv::Vocabulary(check_bytes(token_bytes, "The tokens of a vocabulary"));
 }
 
 std::vector<std::uint32_t> encode(const rwkv::Vocabulary& self, const nb::bytes& data) {
     try {
         const std::string_view view(data.c_str(), data.size());
-        nb::gil_scoped_release unlocked;
+        const Unlocked unlocked;
         return self.encode(view);
     } catch (const rwkv::UncoveredByte& error) {
-        throw nb::value_error(("No token covers byte " + std::to_string(error.value) +
-                               " at position " + std::to_string(error.position) + ".")
-                                  .c_str());
+        refuse("No token covers byte " + std::to_string(error.value) + " at position " +
+               std::to_string(error.position) + ".");
     }
 }
 
-nb::bytes decode(const rwkv::Vocabulary& self, const std::vector<std::int64_t>& ids) {
+nb::bytes decode(const rwkv::Vocabulary& self, const Ids& ids) {
     std::string text;
-    for (const std::int64_t id : ids) {
-        if (id < 0 || static_cast<std::uint64_t>(id) >= self.size()) {
-            throw nb::index_error(("Token id " + std::to_string(id) + " is outside the vocabulary of " +
-                                   std::to_string(self.size()) + ".")
-                                      .c_str());
-        }
-        text += self.bytes(static_cast<std::uint32_t>(id));
-    }
+    for (const std::uint32_t id : check_ids(ids, self.size())) text += self.bytes(id);
     return nb::bytes(text.data(), text.size());
+}
+
+struct PyModel {
+    std::vector<Buffer> buffers;  // what the weights are borrowed from
+    std::unique_ptr<rwkv::Model> model;
+};
+
+rwkv::Spec read_spec(const nb::mapping& fields) {
+    const auto field = [&](const char* name) {
+        const nb::str key(name);
+        if (!fields.contains(key)) refuse(std::string("The spec has no field ") + name + ".");
+        return nb::object(fields[key]);
+    };
+    const auto whole = [&](const char* name) {
+        std::int64_t value = 0;
+        if (!nb::try_cast(field(name), value) || value < 0) {
+            refuse(std::string("The spec's ") + name + " must be a whole number from 0.");
+        }
+        return static_cast<std::size_t>(value);
+    };
+    rwkv::Spec spec{whole("n_layer"), whole("n_embd"), whole("vocab_size"), whole("head_size"),
+                    whole("n_ffn"),   whole("rank_w"), whole("rank_a"),     whole("rank_v"),
+                    whole("rank_g"),  0.0f};
+    if (!nb::try_cast(field("group_norm_eps"), spec.group_norm_eps)) {
+        refuse("The spec's group_norm_eps must be a number.");
+    }
+    rwkv::check_spec(spec);
+    return spec;
+}
+
+void init_model(PyModel* self, const nb::mapping& fields, const nb::mapping& tensors,
+                std::size_t threads, const std::string& isa) {
+    const rwkv::Spec spec = read_spec(fields);
+    const rwkv::Kernels& kernels = rwkv::choose_kernels(isa);
+    if (threads > kMaxThreads) {
+        refuse("threads must lie between 0 and " + std::to_string(kMaxThreads) + ".");
+    }
+    if (threads == 0) threads = std::min(rwkv::count_cores(), kMaxThreads);
+    PyModel result;
+    std::map<std::string, rwkv::Tensor> named;
+    for (nb::handle item : tensors.items()) {
+        const auto name = nb::cast<std::string>(item[0]);
+        result.buffers.emplace_back(item[1], "Tensor " + name);
+        named[name] = result.buffers.back().tensor();
+    }
+    result.model = std::make_unique<rwkv::Model>(spec, rwkv::load_weights(spec, named), kernels,
+                                                 threads);
+    new (self) PyModel(std::move(result));
+}
+
+std::pair<Floats, Floats> forward(PyModel& self, const Ids& ids, nb::handle state) {
+    const rwkv::Spec& spec = self.model->spec();
+    const std::vector<std::uint32_t> checked = check_ids(ids, spec.vocabulary);
+    if (checked.empty()) refuse("forward needs at least one token id.");
+    std::vector<float> next = state.is_none() ? std::vector<float>(spec.state())
+                                              : Buffer(state, "state").floats({spec.state()}, "state");
+    std::vector<float> logits(spec.vocabulary);
+    {
+        const Unlocked unlocked;
+        self.model->forward({{checked.data(), checked.size(), next.data(), logits.data()}});
+    }
+    return {to_array(std::move(logits), {spec.vocabulary}), to_array(std::move(next), {spec.state()})};
+}
+
+std::pair<Floats, Floats> forward_batch(PyModel& self, const Ids& ids, nb::handle states) {
+    const rwkv::Spec& spec = self.model->spec();
+    const std::vector<std::uint32_t> checked = check_ids(ids, spec.vocabulary);
+    const std::size_t batch = checked.size();
+    if (batch == 0) refuse("forward_batch needs at least one token id.");
+    std::vector<float> next = Buffer(states, "states").floats({batch, spec.state()}, "states");
+    std::vector<float> logits(batch * spec.vocabulary);
+    std::vector<rwkv::Segment> segments;
+    for (std::size_t i = 0; i < batch; ++i) {
+        segments.push_back({&checked[i], 1, &next[i * spec.state()], &logits[i * spec.vocabulary]});
+    }
+    {
+        const Unlocked unlocked;
+        self.model->forward(segments);
+    }
+    return {to_array(std::move(logits), {batch, spec.vocabulary}),
+            to_array(std::move(next), {batch, spec.state()})};
+}
+
+void init_decoder(rwkv::Decoder* self, PyModel& model, const rwkv::Vocabulary& vocabulary,
+                  nb::handle state, nb::handle logits, double temperature, double top_p,
+                  std::uint64_t top_k, double min_p, double presence, double frequency, double decay,
+                  std::uint64_t seed, const nb::sequence& stops, const Ids& exempt,
+                  const Ids& generated) {
+    const rwkv::Spec& spec = model.model->spec();
+    if (vocabulary.size() > spec.vocabulary) {
+        refuse("The vocabulary has " + std::to_string(vocabulary.size()) +
+               " tokens and the model only " + std::to_string(spec.vocabulary) + ".");
+    }
+    check_range("presence", presence, -1e6, 1e6);
+    check_range("frequency", frequency, -1e6, 1e6);
+    check_range("decay", decay, 0, 1);
+    rwkv::DecoderSettings settings{
+        check_sampling(temperature, top_p, top_k, min_p), presence, frequency, decay, seed,
+        check_bytes(stops, "Stop strings"), check_ids(exempt, spec.vocabulary),
+        check_ids(generated, spec.vocabulary)};
+    for (const std::string& stop : settings.stops) {
+        if (stop.empty()) refuse("A stop string must not be empty.");
+    }
+    new (self) rwkv::Decoder(*model.model, vocabulary,
+                             Buffer(state, "state").floats({spec.state()}, "state"),
+                             Buffer(logits, "logits").floats({spec.vocabulary}, "logits"),
+                             std::move(settings));
+}
+
+const char* name_of(rwkv::Ending ending) {
+    switch (ending) {
+        case rwkv::Ending::running: return "running";
+        case rwkv::Ending::stop: return "stop";
+        case rwkv::Ending::end: return "end";
+        case rwkv::Ending::cancelled: return "cancelled";
+        case rwkv::Ending::non_finite: break;
+    }
+    return "non_finite";
+}
+
+std::pair<std::vector<std::uint32_t>, std::string> run(rwkv::Decoder& self, std::int64_t max_tokens,
+                                                       double seconds) {
+    if (max_tokens < 0) refuse("max_tokens must not be negative.");
+    if (std::isnan(seconds)) refuse("seconds must be a number.");
+    std::vector<std::uint32_t> ids;
+    const Unlocked unlocked;
+    const rwkv::Ending ending = self.run(static_cast<std::uint64_t>(max_tokens), seconds, ids);
+    return {std::move(ids), name_of(ending)};
+}
+
+// These wait for a current run, which needs the GIL to return.
+Floats state_of(const rwkv::Decoder& self) {
+    std::vector<float> values;
+    {
+        const Unlocked unlocked;
+        values = self.state();
+    }
+    const std::size_t size = values.size();
+    return to_array(std::move(values), {size});
+}
+
+Floats logits_of(const rwkv::Decoder& self) {
+    std::vector<float> values;
+    {
+        const Unlocked unlocked;
+        values = self.logits();
+    }
+    const std::size_t size = values.size();
+    return to_array(std::move(values), {size});
 }
 
 }  // namespace
 
 NB_MODULE(_native, module) {
     module.doc() = "The compiled core.";
+    module.def("isas", &isas);
+    module.def("sample", &sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_p"),
+               nb::arg("top_k"), nb::arg("min_p"), nb::arg("seed"), nb::arg("draw"));
+
     nb::class_<rwkv::Vocabulary>(module, "Vocabulary")
         .def("__init__", &init_vocabulary, nb::arg("token_bytes"))
         .def("__len__", &rwkv::Vocabulary::size)
         .def("encode", &encode, nb::arg("data"))
         .def("decode", &decode, nb::arg("ids"));
+
+    nb::class_<PyModel>(module, "Model")
+        .def("__init__", &init_model, nb::arg("spec"), nb::arg("tensors"), nb::arg("threads"),
+             nb::arg("isa"))
+        .def_prop_ro("isa", [](const PyModel& self) { return self.model->kernels().name; })
+        .def_prop_ro("threads", [](const PyModel& self) { return self.model->threads(); })
+        .def("forward", &forward, nb::arg("ids"), nb::arg("state").none())
+        .def("forward_batch", &forward_batch, nb::arg("ids"), nb::arg("states"));
+
+    nb::class_<rwkv::Decoder>(module, "Decoder")
+        .def("__init__", &init_decoder, nb::arg("model"), nb::arg("vocabulary"), nb::arg("state"),
+             nb::arg("logits"), nb::kw_only(), nb::arg("temperature"), nb::arg("top_p"),
+             nb::arg("top_k"), nb::arg("min_p"), nb::arg("presence"), nb::arg("frequency"),
+             nb::arg("decay"), nb::arg("seed"), nb::arg("stops"), nb::arg("exempt"),
+             nb::arg("generated"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+        .def("run", &run, nb::arg("max_tokens"), nb::arg("seconds"))
+        .def("cancel", &rwkv::Decoder::cancel)
+        .def_prop_ro("state", &state_of)
+        .def_prop_ro("logits", &logits_of);
 }

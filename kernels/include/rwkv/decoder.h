@@ -1,0 +1,64 @@
+// One answer being generated: step and sample until something ends it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "rwkv/model.h"
+#include "rwkv/sampler.h"
+#include "rwkv/vocabulary.h"
+
+namespace rwkv {
+
+struct DecoderSettings {
+    SamplingSettings sampling;
+    double presence, frequency, decay;
+    std::uint64_t seed;
+    std::vector<std::string> stops;           // none empty
+    std::vector<std::uint32_t> exempt;        // below V
+    std::vector<std::uint32_t> generated;     // below V: the answer so far
+};
+
+enum class Ending { running, stop, end, cancelled, non_finite };
+
+class Decoder {
+public:
+    // state [Spec::state()] and logits [V] after the last id. The vocabulary is not larger than V,
+    // and has at least one id that can be sampled. Model and vocabulary outlive the decoder.
+    Decoder(Model& model, const Vocabulary& vocabulary, std::vector<float> state,
+            std::vector<float> logits, DecoderSettings settings);
+
+    // Appends the new ids to `ids`. Runs until max_tokens ids are there, `seconds` have passed (at
+    // least one token is tried if max_tokens > 0), or the answer ends.
+    Ending run(std::uint64_t max_tokens, double seconds, std::vector<std::uint32_t>& ids);
+
+    // Makes the current and every later run return within one token. From any thread.
+    void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+
+    // Copies after the last id; they wait for a current run to return.
+    std::vector<float> state() const;
+    std::vector<float> logits() const;
+
+private:
+    std::uint32_t choose();
+    bool ends_with_stop(std::uint32_t id);
+
+    Model& model_;
+    const Vocabulary& vocabulary_;
+    mutable std::mutex mutex_;
+    std::atomic<bool> cancelled_{false};
+    std::vector<float> state_, logits_;
+    DecoderSettings settings_;
+    std::uint64_t draw_;                 // tokens generated in this answer
+    std::string tail_;                   // the last bytes, as many as the longest stop has
+    std::size_t longest_stop_ = 0;
+    std::vector<std::uint32_t> banned_;  // ids that never stand for text
+    Penalties penalties_;
+    Sampler sampler_;
+    std::vector<double> adjusted_;       // [V]
+};
+
+}  // namespace rwkv

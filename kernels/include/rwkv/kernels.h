@@ -1,0 +1,77 @@
+// The operations that exist once per instruction set, and the contract that each version keeps.
+//
+// This header is read by files compiled for newer CPUs, so it must not include the standard
+// library: the linker could keep their copy of an inline function for every CPU.
+//
+// Order of sums. Results must not depend on how token ids are split over calls, on the batch or on
+// the number of threads. So every output element is one sum whose order follows from its own length
+// alone, never from the tile, the row or the number of tokens it is computed with.
+//
+// Error bounds, e = 2^-24 (float32), n the length of the sum, against exact arithmetic:
+//   matmul, accumulate_rows   |error| <= (n + 2) e * sum |w x|
+//   layer_norm                |error| <= 8 e * (|y| + |bias|) + what rounding of the mean leaves
+//   sigmoid, decay            relative error <= 1e-6, outputs below 1e-37 may become 0
+//   exp_sum                   relative error <= 1e-14 per element, results below 1e-300 may become 0
+// Matrices may start at any address, also an odd one; everything else is aligned to its type.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace rwkv {
+
+enum class Weights : uint8_t { f32, bf16 };
+
+// A borrowed matrix [rows, columns], row-major, at any address.
+struct Matrix {
+    const unsigned char* data;
+    size_t rows;
+    size_t columns;
+    Weights weights;
+};
+
+// One head of the time mix for one token; all vectors have N elements.
+struct WkvHead {
+    size_t size;         // N
+    const float* r;      // receptance
+    const float* w;      // decay, in (0, 1)
+    const float* k;      // key
+    const float* v;      // value
+    const float* kk;     // removal key, of unit length
+    const float* kk_a;   // kk * a
+};
+
+struct Kernels {
+    const char* name;
+
+    // y[t * y_stride + row] = sum_j w[row, j] * x[t * x_stride + j]
+    // for row in [first, last) and t in [0, tokens).
+    void (*matmul)(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
+                   size_t tokens, float* y, size_t y_stride);
+
+    // y[c] += sum over i of rows (ascending) of x[rows[i]] * w[rows[i], c] for c in [first, last):
+    // the sum starts at zero and is added to y at its end.
+    void (*accumulate_rows)(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
+                            size_t first, size_t last, float* y);
+
+    // y = (x - mean) / sqrt(variance + eps) * weight + bias over n elements; y may be x.
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, size_t n, float eps,
+                       float* y);
+
+    // y = x + (previous - x) * mix, elementwise over n.
+    void (*token_shift)(const float* x, const float* previous, const float* mix, size_t n, float* y);
+
+    // x = 1 / (1 + exp(-(x + bias))), elementwise over n.
+    void (*sigmoid)(float* x, const float* bias, size_t n);
+
+    // x = exp(-exp(-1/2) * sigmoid(x + bias)), elementwise over n.
+    void (*decay)(float* x, const float* bias, size_t n);
+
+    // state [N_v, N_k] = state * diag(w) + (state * -kk) outer kk_a + v outer k; y = state * r.
+    void (*wkv7)(const WkvHead& head, float* state, float* y);
+
+    // weights[i] = exp((x[i] - maximum) * scale), and returns their sum; x[i] <= maximum, scale >= 0.
+    double (*exp_sum)(const double* x, size_t n, double maximum, double scale, double* weights);
+};
+
+}  // namespace rwkv

@@ -1,0 +1,27 @@
+// From named tensors to the weights of a model, with everything verified.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "rwkv/model.h"
+
+namespace rwkv {
+
+// Borrowed memory of one array, C-contiguous, at any address.
+struct Tensor {
+    const unsigned char* data;
+    std::vector<std::size_t> shape;
+    Weights weights;
+};
+
+// Throws std::invalid_argument with a sentence: a size that is no size of an RWKV-7 model.
+void check_spec(const Spec& spec);
+
+// Copies the vectors and borrows the matrices of `tensors`; `spec` has passed check_spec.
+// Throws std::invalid_argument with a sentence: a tensor is missing, or has another shape or type.
+ModelWeights load_weights(const Spec& spec, const std::map<std::string, Tensor>& tensors);
+
+}  // namespace rwkv

@@ -1,0 +1,53 @@
+#include "rwkv/dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include "operations.h"
+
+#define RWKV_TABLE(isa)                                                                         \
+    {#isa,        isa::matmul,  isa::accumulate_rows, isa::layer_norm, isa::token_shift,        \
+     isa::sigmoid, isa::decay,  isa::wkv7,            isa::exp_sum}
+
+namespace rwkv {
+
+const std::vector<const Kernels*>& available_kernels() {
+    static const std::vector<const Kernels*> available = [] {
+        static const Kernels scalar = RWKV_TABLE(scalar);
+        std::vector<const Kernels*> found{&scalar};
+#if defined(__x86_64__)
+        static const Kernels avx2 = RWKV_TABLE(avx2);
+        static const Kernels avx512 = RWKV_TABLE(avx512);
+        __builtin_cpu_init();
+        const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        if (has_avx2) found.push_back(&avx2);
+        if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+            found.push_back(&avx512);
+        }
+#endif
+        return found;
+    }();
+    return available;
+}
+
+const Kernels& choose_kernels(const std::string& isa) {
+    std::string wanted = isa;
+    std::string source;
+    if (wanted.empty()) {
+        if (const char* variable = std::getenv("RWKV_CHAT_ISA")) {
+            wanted = variable;
+            source = "RWKV_CHAT_ISA: ";
+        }
+    }
+    if (wanted.empty()) return *available_kernels().back();
+    std::string names;
+    for (const Kernels* kernels : available_kernels()) {
+        if (wanted == kernels->name) return *kernels;
+        names += names.empty() ? kernels->name : std::string(", ") + kernels->name;
+    }
+    throw std::invalid_argument(source + "There are no kernels named \"" + wanted +
+                                "\" for this CPU; available: " + names + ".");
+}
+
+}  // namespace rwkv

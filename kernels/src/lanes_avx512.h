@@ -1,0 +1,53 @@
+// Helpers of the AVX-512 files. Static, so that no other file can be linked with them.
+#pragma once
+
+#include <immintrin.h>
+
+#include "elements.h"
+
+namespace rwkv {
+namespace {
+
+constexpr size_t kLanes = 16;
+
+inline __mmask16 mask_of(size_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
+
+template <bool kBf16>
+inline __m512 load_weights(const unsigned char* row, size_t column) {
+    if constexpr (kBf16) {
+        const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(row + 2 * column));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    } else {
+        return _mm512_loadu_ps(row + 4 * column);
+    }
+}
+
+template <bool kBf16>
+inline __m512 load_weights(const unsigned char* row, size_t column, __mmask16 mask) {
+    if constexpr (kBf16) {
+        const __m256i half = _mm256_maskz_loadu_epi16(mask, row + 2 * column);
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    } else {
+        return _mm512_maskz_loadu_ps(mask, row + 4 * column);
+    }
+}
+
+// The sums of the lanes of four vectors. Every sum of lanes goes through here, so that its order
+// is always the same.
+inline __m128 sum_lanes(__m512 a, __m512 b, __m512 c, __m512 d) {
+    const auto fold = [](__m512 v) {
+        return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    };
+    const __m256 ab = _mm256_hadd_ps(fold(a), fold(b));
+    const __m256 cd = _mm256_hadd_ps(fold(c), fold(d));
+    const __m256 abcd = _mm256_hadd_ps(ab, cd);
+    return _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
+}
+
+inline float sum_lanes(__m512 a) {
+    const __m512 zero = _mm512_setzero_ps();
+    return _mm_cvtss_f32(sum_lanes(a, zero, zero, zero));
+}
+
+}  // namespace
+}  // namespace rwkv

@@ -1,0 +1,82 @@
+// A tile is 4 rows x up to 2 tokens: 8 accumulators hide the latency of a fused multiply-add and
+// leave registers for the operands. Each (row, token) has one accumulator of 8 lanes whatever the
+// tile.
+
+#include "lanes_avx2.h"
+#include "operations.h"
+
+namespace rwkv::avx2 {
+namespace {
+
+constexpr size_t kRows = 4;
+
+template <bool kBf16, int kT>
+void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, size_t x_stride,
+                   float* y, size_t y_stride) {
+    // Rows past the end repeat the last one; their sums are not stored.
+    const unsigned char* rows[kRows];
+    for (size_t r = 0; r < kRows; ++r) rows[r] = row_of(w, row + (r < valid ? r : valid - 1));
+    __m256 sums[kRows][kT];
+    for (size_t r = 0; r < kRows; ++r) {
+        for (int t = 0; t < kT; ++t) sums[r][t] = _mm256_setzero_ps();
+    }
+    const size_t whole = w.columns / kLanes * kLanes;
+    for (size_t j = 0; j < whole; j += kLanes) {
+        __m256 xs[kT];
+        for (int t = 0; t < kT; ++t) xs[t] = _mm256_loadu_ps(x + t * x_stride + j);
+        for (size_t r = 0; r < kRows; ++r) {
+            const __m256 weights = load_weights<kBf16>(rows[r], j);
+            for (int t = 0; t < kT; ++t) sums[r][t] = _mm256_fmadd_ps(weights, xs[t], sums[r][t]);
+        }
+    }
+    if (const size_t rest = w.columns - whole; rest > 0) {
+        for (int t = 0; t < kT; ++t) {
+            const __m256 xs = _mm256_maskload_ps(x + t * x_stride + whole, mask_of(rest));
+            for (size_t r = 0; r < kRows; ++r) {
+                const __m256 weights = load_weights<kBf16>(rows[r], whole, rest);
+                sums[r][t] = _mm256_fmadd_ps(weights, xs, sums[r][t]);
+            }
+        }
+    }
+    const __m128i stored = _mm256_castsi256_si128(mask_of(valid));
+    for (int t = 0; t < kT; ++t) {
+        const __m128 sum = sum_lanes(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
+        _mm_maskstore_ps(y + t * y_stride + row, stored, sum);
+    }
+}
+
+template <bool kBf16, int kT>
+void multiply_rows(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
+                   float* y, size_t y_stride) {
+    for (size_t row = first; row < last; row += kRows) {
+        const size_t valid = last - row < kRows ? last - row : kRows;
+        multiply_tile<kBf16, kT>(w, row, valid, x, x_stride, y, y_stride);
+    }
+}
+
+template <bool kBf16>
+void multiply(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
+              size_t tokens, float* y, size_t y_stride) {
+    size_t t = 0;
+    for (; t + 2 <= tokens; t += 2) {
+        multiply_rows<kBf16, 2>(w, first, last, x + t * x_stride, x_stride, y + t * y_stride,
+                                y_stride);
+    }
+    if (t < tokens) {
+        multiply_rows<kBf16, 1>(w, first, last, x + t * x_stride, x_stride, y + t * y_stride,
+                                y_stride);
+    }
+}
+
+}  // namespace
+
+void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
+            size_t tokens, float* y, size_t y_stride) {
+    if (w.weights == Weights::bf16) {
+        multiply<true>(w, first, last, x, x_stride, tokens, y, y_stride);
+    } else {
+        multiply<false>(w, first, last, x, x_stride, tokens, y, y_stride);
+    }
+}
+
+}  // namespace rwkv::avx2

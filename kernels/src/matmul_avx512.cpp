@@ -1,0 +1,89 @@
+// A tile is 4 rows x up to 6 tokens: 24 accumulators, 6 activations and 1 weight fill 31 registers.
+// Each (row, token) has one accumulator of 16 lanes whatever the tile.
+
+#include "lanes_avx512.h"
+#include "operations.h"
+
+namespace rwkv::avx512 {
+namespace {
+
+constexpr size_t kRows = 4;
+constexpr size_t kTokens = 6;
+
+template <bool kBf16, int kT>
+void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, size_t x_stride,
+                   float* y, size_t y_stride) {
+    // Rows past the end repeat the last one; their sums are not stored.
+    const unsigned char* rows[kRows];
+    for (size_t r = 0; r < kRows; ++r) rows[r] = row_of(w, row + (r < valid ? r : valid - 1));
+    __m512 sums[kRows][kT];
+    for (size_t r = 0; r < kRows; ++r) {
+        for (int t = 0; t < kT; ++t) sums[r][t] = _mm512_setzero_ps();
+    }
+    const size_t whole = w.columns / kLanes * kLanes;
+    for (size_t j = 0; j < whole; j += kLanes) {
+        __m512 xs[kT];
+        for (int t = 0; t < kT; ++t) xs[t] = _mm512_loadu_ps(x + t * x_stride + j);
+        for (size_t r = 0; r < kRows; ++r) {
+            const __m512 weights = load_weights<kBf16>(rows[r], j);
+            for (int t = 0; t < kT; ++t) sums[r][t] = _mm512_fmadd_ps(weights, xs[t], sums[r][t]);
+        }
+    }
+    if (whole < w.columns) {
+        const __mmask16 mask = mask_of(w.columns - whole);
+        for (int t = 0; t < kT; ++t) {
+            const __m512 xs = _mm512_maskz_loadu_ps(mask, x + t * x_stride + whole);
+            for (size_t r = 0; r < kRows; ++r) {
+                const __m512 weights = load_weights<kBf16>(rows[r], whole, mask);
+                sums[r][t] = _mm512_fmadd_ps(weights, xs, sums[r][t]);
+            }
+        }
+    }
+    const __mmask8 stored = static_cast<__mmask8>((1u << valid) - 1u);
+    for (int t = 0; t < kT; ++t) {
+        const __m128 sum = sum_lanes(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
+        _mm_mask_storeu_ps(y + t * y_stride + row, stored, sum);
+    }
+}
+
+template <bool kBf16, int kT>
+void multiply_rows(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
+                   float* y, size_t y_stride) {
+    for (size_t row = first; row < last; row += kRows) {
+        const size_t valid = last - row < kRows ? last - row : kRows;
+        multiply_tile<kBf16, kT>(w, row, valid, x, x_stride, y, y_stride);
+    }
+}
+
+template <bool kBf16>
+void multiply(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
+              size_t tokens, float* y, size_t y_stride) {
+    size_t t = 0;
+    for (; t + kTokens <= tokens; t += kTokens) {
+        multiply_rows<kBf16, kTokens>(w, first, last, x + t * x_stride, x_stride, y + t * y_stride,
+                                      y_stride);
+    }
+    x += t * x_stride;
+    y += t * y_stride;
+    switch (tokens - t) {
+        case 1: return multiply_rows<kBf16, 1>(w, first, last, x, x_stride, y, y_stride);
+        case 2: return multiply_rows<kBf16, 2>(w, first, last, x, x_stride, y, y_stride);
+        case 3: return multiply_rows<kBf16, 3>(w, first, last, x, x_stride, y, y_stride);
+        case 4: return multiply_rows<kBf16, 4>(w, first, last, x, x_stride, y, y_stride);
+        case 5: return multiply_rows<kBf16, 5>(w, first, last, x, x_stride, y, y_stride);
+        default: return;
+    }
+}
+
+}  // namespace
+
+void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
+            size_t tokens, float* y, size_t y_stride) {
+    if (w.weights == Weights::bf16) {
+        multiply<true>(w, first, last, x, x_stride, tokens, y, y_stride);
+    } else {
+        multiply<false>(w, first, last, x, x_stride, tokens, y, y_stride);
+    }
+}
+
+}  // namespace rwkv::avx512

@@ -1,0 +1,37 @@
+// The reference: every sum in order, in float64.
+
+#include "elements.h"
+#include "operations.h"
+
+namespace rwkv::scalar {
+
+void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
+            size_t tokens, float* y, size_t y_stride) {
+    for (size_t row = first; row < last; ++row) {
+        const unsigned char* weights = row_of(w, row);
+        for (size_t t = 0; t < tokens; ++t) {
+            double sum = 0.0;
+            for (size_t j = 0; j < w.columns; ++j) {
+                sum += static_cast<double>(load(weights, j, w.weights)) * x[t * x_stride + j];
+            }
+            y[t * y_stride + row] = static_cast<float>(sum);
+        }
+    }
+}
+
+void accumulate_rows(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
+                     size_t first, size_t last, float* y) {
+    constexpr size_t kBlock = 64;
+    for (size_t start = first; start < last; start += kBlock) {
+        const size_t width = last - start < kBlock ? last - start : kBlock;
+        double sums[kBlock] = {};
+        for (size_t i = 0; i < count; ++i) {
+            const unsigned char* weights = row_of(w, rows[i]);
+            const double factor = x[rows[i]];
+            for (size_t c = 0; c < width; ++c) sums[c] += factor * load(weights, start + c, w.weights);
+        }
+        for (size_t c = 0; c < width; ++c) y[start + c] += static_cast<float>(sums[c]);
+    }
+}
+
+}  // namespace rwkv::scalar

@@ -1,0 +1,64 @@
+#include "rwkv/model.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "step7.h"
+
+namespace rwkv {
+
+struct Model::Workshop {
+    Workshop(const Spec& spec, const ModelWeights& weights, const Kernels& kernels,
+             std::size_t threads)
+        : pool(threads), step(spec, weights, kernels, pool) {}
+
+    std::mutex turn;
+    ThreadPool pool;
+    Step step;
+};
+
+Model::Model(const Spec& spec, ModelWeights weights, const Kernels& kernels, std::size_t threads)
+    : spec_(spec), weights_(std::move(weights)), kernels_(kernels), threads_(threads),
+      owner_(getpid()),
+      workshop_(std::make_unique<Workshop>(spec_, weights_, kernels_, threads)) {}
+
+Model::~Model() {
+    // Threads do not survive a fork, so the child has none to join.
+    if (owner_ != getpid()) static_cast<void>(workshop_.release());
+}
+
+Model::Workshop& Model::workshop() {
+    if (owner_ != getpid()) {
+        static_cast<void>(workshop_.release());
+        workshop_ = std::make_unique<Workshop>(spec_, weights_, kernels_, threads_);
+        owner_ = getpid();
+    }
+    return *workshop_;
+}
+
+void Model::forward(const std::vector<Segment>& segments) {
+    Workshop& shop = workshop();
+    const std::lock_guard<std::mutex> turn(shop.turn);
+    std::vector<std::uint32_t> ids;
+    std::vector<Run> runs;
+    const auto flush = [&] {
+        if (!ids.empty()) shop.step.forward(ids.data(), ids.size(), runs);
+        ids.clear();
+        runs.clear();
+    };
+    for (const Segment& segment : segments) {
+        for (std::size_t start = 0; start < segment.count;) {
+            const std::size_t count = std::min(Step::kMaxRows - ids.size(), segment.count - start);
+            const bool last = start + count == segment.count;
+            runs.push_back({ids.size(), count, segment.state, last ? segment.logits : nullptr});
+            ids.insert(ids.end(), segment.ids + start, segment.ids + start + count);
+            start += count;
+            if (ids.size() == Step::kMaxRows) flush();
+        }
+    }
+    flush();
+}
+
+}  // namespace rwkv

@@ -1,0 +1,25 @@
+// The functions behind the tables of kernels.h, one namespace per instruction set.
+#pragma once
+
+#include "rwkv/kernels.h"
+
+#define RWKV_DECLARE_OPERATIONS(isa)                                                              \
+    namespace rwkv::isa {                                                                         \
+    void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,      \
+                size_t tokens, float* y, size_t y_stride);                                        \
+    void accumulate_rows(const Matrix& w, const uint32_t* rows, size_t count, const float* x,     \
+                         size_t first, size_t last, float* y);                                    \
+    void layer_norm(const float* x, const float* weight, const float* bias, size_t n, float eps,  \
+                    float* y);                                                                    \
+    void token_shift(const float* x, const float* previous, const float* mix, size_t n, float* y);\
+    void sigmoid(float* x, const float* bias, size_t n);                                          \
+    void decay(float* x, const float* bias, size_t n);                                            \
+    void wkv7(const WkvHead& head, float* state, float* y);                                       \
+    double exp_sum(const double* x, size_t n, double maximum, double scale, double* weights);     \
+    }
+
+RWKV_DECLARE_OPERATIONS(scalar)
+RWKV_DECLARE_OPERATIONS(avx2)
+RWKV_DECLARE_OPERATIONS(avx512)
+
+#undef RWKV_DECLARE_OPERATIONS

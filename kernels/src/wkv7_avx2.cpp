@@ -1,0 +1,53 @@
+#include "lanes_avx2.h"
+#include "operations.h"
+
+namespace rwkv::avx2 {
+namespace {
+
+// Rows [i, i + kR) of the state. Two passes over them: what is removed must be known first.
+template <int kR>
+void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
+    const size_t n = head.size;
+    const __m256 zero = _mm256_setzero_ps();
+    __m256 removed[4] = {zero, zero, zero, zero};
+    __m256 read[4] = {zero, zero, zero, zero};
+    for (size_t j = 0; j < n; j += kLanes) {
+        const __m256i mask = mask_of(n - j);
+        const __m256 kk = _mm256_maskload_ps(head.kk + j, mask);
+        for (int r = 0; r < kR; ++r) {
+            const __m256 row = _mm256_maskload_ps(state + (i + r) * n + j, mask);
+            removed[r] = _mm256_fnmadd_ps(row, kk, removed[r]);
+        }
+    }
+    float amounts[4];
+    _mm_storeu_ps(amounts, sum_lanes(removed[0], removed[1], removed[2], removed[3]));
+    for (size_t j = 0; j < n; j += kLanes) {
+        const __m256i mask = mask_of(n - j);
+        const __m256 w = _mm256_maskload_ps(head.w + j, mask);
+        const __m256 k = _mm256_maskload_ps(head.k + j, mask);
+        const __m256 kk_a = _mm256_maskload_ps(head.kk_a + j, mask);
+        const __m256 receptance = _mm256_maskload_ps(head.r + j, mask);
+        for (int r = 0; r < kR; ++r) {
+            float* place = state + (i + r) * n + j;
+            __m256 row = _mm256_maskload_ps(place, mask);
+            __m256 added = _mm256_mul_ps(k, _mm256_set1_ps(head.v[i + r]));
+            added = _mm256_fmadd_ps(kk_a, _mm256_set1_ps(amounts[r]), added);
+            row = _mm256_fmadd_ps(row, w, added);
+            _mm256_maskstore_ps(place, mask, row);
+            read[r] = _mm256_fmadd_ps(row, receptance, read[r]);
+        }
+    }
+    float sums[4];
+    _mm_storeu_ps(sums, sum_lanes(read[0], read[1], read[2], read[3]));
+    for (int r = 0; r < kR; ++r) y[i + r] = sums[r];
+}
+
+}  // namespace
+
+void wkv7(const WkvHead& head, float* state, float* y) {
+    size_t i = 0;
+    for (; i + 4 <= head.size; i += 4) update_rows<4>(head, i, state, y);
+    for (; i < head.size; ++i) update_rows<1>(head, i, state, y);
+}
+
+}  // namespace rwkv::avx2

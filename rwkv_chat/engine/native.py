@@ -1,0 +1,129 @@
+"""The compiled kernels as a backend: this CPU, no torch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import numpy as np
+import numpy.typing as npt
+
+from rwkv_chat import _native
+from rwkv_chat.engine.backend import Decoder, DecoderConfig
+from rwkv_chat.errors import EngineError, UsageError
+from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.models.state import F32, StateLayout
+
+__all__ = ["NativeBackend"]
+
+
+@contextmanager
+def _refusals(error: type[EngineError] | type[UsageError]) -> Iterator[None]:
+    """Turn what the compiled core refuses into an error of ours; its texts are whole sentences."""
+    try:
+        yield
+    except (ValueError, IndexError, TypeError) as refusal:
+        raise error(str(refusal)) from refusal
+
+
+class NativeBackend:
+    """A loaded RWKV-7 model on the compiled kernels; see `engine.backend.Backend`."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        tensors: Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.uint16]],
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> None:
+        """Borrow the weights.
+
+        Args:
+            spec: sizes of the model.
+            tensors: the converted form, "format 1": vectors float32, matrices float32 or bfloat16
+                as uint16. The arrays (or their mapped file) must not change while the model lives.
+            threads: how many compute; None means one per physical core.
+            isa: "scalar", "avx2" or "avx512"; None means RWKV_CHAT_ISA or else the fastest.
+
+        Raises:
+            EngineError: the kernels cannot be used, or a tensor does not fit the spec.
+        """
+        if spec.generation != "7":
+            raise EngineError(
+                f"The native engine runs RWKV-7 models only, and this one is RWKV-{spec.generation}."
+            )
+        fields = asdict(spec)
+        del fields["generation"]
+        with _refusals(EngineError):
+            self._model = _native.Model(fields, tensors, threads or 0, isa or "")
+        self._spec = spec
+        self._layout = StateLayout.of(spec)
+        self._vocabulary: tuple[Sequence[bytes], _native.Vocabulary] | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as "native avx512, 2 threads"."""
+        threads = self._model.threads
+        return f"native {self._model.isa}, {threads} thread{'s' if threads > 1 else ''}"
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The sizes of the model."""
+        return self._spec
+
+    @property
+    def layout(self) -> StateLayout:
+        """The parts of the state."""
+        return self._layout
+
+    def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]:
+        """Feed `ids` after `state`; see `engine.backend.Backend.forward`."""
+        with _refusals(UsageError):
+            return self._model.forward(ids, state)
+
+    def forward_batch(
+        self, ids: Sequence[int], states: Sequence[F32 | None]
+    ) -> tuple[F32, list[F32]]:
+        """Feed one id to each of B states; see `engine.backend.Backend.forward_batch`."""
+        if len(ids) != len(states):
+            raise UsageError(f"{len(ids)} token ids do not match {len(states)} states.")
+        batch = np.zeros((len(states), self._layout.size), dtype=np.float32)
+        for row, state in zip(batch, states, strict=True):
+            if state is None:
+                continue
+            if state.shape != row.shape or state.dtype != np.float32:
+                raise UsageError(
+                    f"A state of this model is float32 [{self._layout.size}], "
+                    f"not {state.dtype} {list(state.shape)}."
+                )
+            row[:] = state
+        with _refusals(UsageError):
+            logits, new = self._model.forward_batch(ids, batch)
+        return logits, [row.copy() for row in new]
+
+    def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> Decoder:
+        """Start or continue an answer; see `engine.backend.Backend.decoder`."""
+        sampling = config.sampling
+        with _refusals(UsageError):
+            return _native.Decoder(
+                self._model,
+                self._vocabulary_of(config.token_bytes),
+                state,
+                logits,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                presence=sampling.presence,
+                frequency=sampling.frequency,
+                decay=sampling.decay,
+                seed=config.seed,
+                stops=config.stops,
+                exempt=config.exempt,
+                generated=config.generated,
+            )
+
+    def _vocabulary_of(self, token_bytes: Sequence[bytes]) -> _native.Vocabulary:
+        """Built once for each list of tokens: every answer of a conversation brings the same one."""
+        if self._vocabulary is None or self._vocabulary[0] is not token_bytes:
+            self._vocabulary = (token_bytes, _native.Vocabulary(token_bytes))
+        return self._vocabulary[1]
