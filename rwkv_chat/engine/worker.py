@@ -16,7 +16,7 @@ from rwkv_chat.engine.generation import Generation, Kept
 from rwkv_chat.engine.live import LiveStates
 from rwkv_chat.engine.model import Model, State
 from rwkv_chat.engine.pathkey import path_keys
-from rwkv_chat.errors import RwkvChatError
+from rwkv_chat.errors import EngineError, RwkvChatError
 
 __all__ = ["Keeper", "Library", "Worker"]
 
@@ -90,10 +90,10 @@ class Worker:
         """Queue a request; `listener` is told on the engine's thread.
 
         Raises:
-            RwkvChatError: no model is loaded.
+            EngineError: no model is loaded.
         """
         if self._model is None:
-            raise RwkvChatError("No model is loaded yet.")
+            raise EngineError("No model is loaded yet.")
         job = _Job(self._model, request, listener)
         with self._lock:
             self._running.add(job)

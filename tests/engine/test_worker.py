@@ -1,0 +1,216 @@
+"""The engine's thread on a small real model: restored, replayed and uninterrupted runs agree."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwkv_chat.chat.ports import Request
+from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.tree import Finish
+from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
+from rwkv_chat.engine.model import Model
+from rwkv_chat.engine.pathkey import path_keys
+from rwkv_chat.engine.sampling import Penalties
+from rwkv_chat.engine.worker import Worker
+from rwkv_chat.errors import EngineError
+from tests.tiny import OneModel, Recorder, load
+
+QUESTION = tuple(b"User: Tell me of the sea.\n\n")
+ANSWER = tuple(b"Assistant:")
+
+
+class Shelf:
+    """A Keeper in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, SavedState] = {}
+        self.asked: list[str] = []
+
+    def get(self, key: str, owner: StateOwner) -> SavedState | None:
+        self.asked.append(key)
+        return self.kept.get(key)
+
+    def put(self, key: str, saved: SavedState) -> None:
+        self.kept[key] = saved
+
+    def has(self, keys: Sequence[str]) -> set[str]:
+        return set(keys) & set(self.kept)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RWKV_CHAT_HOME", str(tmp_path_factory.mktemp("home")))
+        yield load()
+
+
+def request(answer: Sequence[int] = ANSWER, generated: int = 0, max_tokens: int = 60) -> Request:
+    return Request(
+        path=(QUESTION, tuple(answer)),
+        generated=generated,
+        sampling=Sampling(temperature=1.0, top_p=0.9, presence=0.4, frequency=0.4),
+        seed=5,
+        stops=(),
+        max_tokens=max_tokens,
+    )
+
+
+def run(model: Model, wanted: Request, shelf: Shelf | None = None) -> Recorder:
+    worker = Worker(OneModel(model), shelf)
+    worker.open("tiny", lambda step, fraction: None)
+    recorder = Recorder()
+    worker.generate(wanted, recorder)
+    assert recorder.ended.wait(30)
+    worker.close()
+    return recorder
+
+
+def test_the_same_request_gives_the_same_answer(model: Model) -> None:
+    first, second = run(model, request()), run(model, request())
+    assert first.ids == second.ids
+    assert len(first.ids) == 60
+    assert first.finish is Finish.LENGTH
+    assert run(model, replace(request(), seed=6)).ids != first.ids
+
+
+@pytest.mark.parametrize("lose", [False, True], ids=["restored", "replayed"])
+def test_an_answer_goes_on_as_if_it_had_never_stopped(model: Model, lose: bool) -> None:
+    shelf = Shelf()
+    whole = run(model, request(), shelf)
+    end = path_keys(model.fingerprint, [QUESTION, ANSWER, whole.ids])[-1]
+    state, logits = shelf.kept[end].state, shelf.kept[end].logits
+    for cut in range(1, 60, 7):
+        shelf = Shelf()
+        begun = run(model, request(max_tokens=cut), shelf)
+        if lose:
+            shelf = Shelf()
+        rest = request((*ANSWER, *begun.ids), generated=cut, max_tokens=60 - cut)
+        assert begun.ids + run(model, rest, shelf).ids == whole.ids
+        np.testing.assert_array_equal(shelf.kept[end].state, state)
+        np.testing.assert_array_equal(shelf.kept[end].logits, logits)
+
+
+def test_a_restored_answer_reads_nothing_again(model: Model) -> None:
+    shelf = Shelf()
+    begun = run(model, request(max_tokens=5), shelf)
+    rest = run(model, request((*ANSWER, *begun.ids), generated=5), shelf)
+    assert rest.prefill == []
+    fresh = run(model, request((*ANSWER, *begun.ids), generated=5))
+    assert fresh.prefill[-1] == (len(QUESTION) + len(ANSWER) + 5,) * 2
+
+
+def test_states_are_kept_after_the_question_and_after_the_answer(model: Model) -> None:
+    shelf = Shelf()
+    recorder = run(model, request(), shelf)
+    keys = path_keys(model.fingerprint, [QUESTION, ANSWER, recorder.ids])
+    assert set(shelf.kept) == {keys[0], keys[2]}
+    saved = shelf.kept[keys[2]]
+    assert saved.tokens == len(QUESTION) + len(ANSWER) + 60
+    assert (saved.seed, saved.draws) == (5, 60)
+    seen = Penalties(request().sampling, model.tokenizer.exempt, recorder.ids)
+    changed = seen.apply(np.zeros(256, np.float32))
+    for token in range(256):
+        count = saved.penalties.get(token)
+        expected = 0.0 if count is None else -(0.4 + 0.4 * count)
+        assert changed[token] == pytest.approx(expected)
+
+
+def test_two_conversations_do_not_mix(model: Model) -> None:
+    """Interleaved on one worker, each is what it is alone."""
+    other = replace(request(), path=(tuple(b"User: And the hills?\n\n"), ANSWER), seed=9)
+    alone = [run(model, request()).ids, run(model, other).ids]
+    worker = Worker(OneModel(model))
+    worker.open("tiny", lambda step, fraction: None)
+    recorders = [Recorder() for _ in range(6)]
+    for index, recorder in enumerate(recorders):
+        worker.generate((request(), other)[index % 2], recorder)
+    for index, recorder in enumerate(recorders):
+        assert recorder.ended.wait(30)
+        assert recorder.ids == alone[index % 2]
+    worker.close()
+
+
+def test_cancelling_keeps_what_there_is(model: Model) -> None:
+    shelf = Shelf()
+    worker = Worker(OneModel(model), shelf)
+    worker.open("tiny", lambda step, fraction: None)
+    recorder = Recorder()
+    job = worker.generate(request(max_tokens=1_000_000), recorder)
+    assert recorder.began.wait(30)
+    job.cancel()
+    assert recorder.ended.wait(5)
+    worker.close()
+    assert recorder.finish is Finish.CANCELLED
+    end = path_keys(model.fingerprint, [QUESTION, ANSWER, recorder.ids])[-1]
+    assert end in shelf.kept
+
+
+def test_a_job_that_waits_can_be_cancelled_too(model: Model) -> None:
+    worker = Worker(OneModel(model))
+    worker.open("tiny", lambda step, fraction: None)
+    first, second = Recorder(), Recorder()
+    running = worker.generate(request(max_tokens=1_000_000), first)
+    waiting = worker.generate(request(), second)
+    assert first.began.wait(30)
+    waiting.cancel()
+    running.cancel()
+    assert second.ended.wait(5)
+    assert second.finish is Finish.CANCELLED
+    assert second.ids == []
+    worker.close()
+
+
+def test_closing_ends_a_running_answer(model: Model) -> None:
+    worker = Worker(OneModel(model))
+    worker.open("tiny", lambda step, fraction: None)
+    recorder = Recorder()
+    worker.generate(request(max_tokens=1_000_000), recorder)
+    assert recorder.began.wait(30)
+    worker.close()
+    assert recorder.finish is Finish.CANCELLED
+
+
+def test_a_stop_string_ends_the_answer(model: Model) -> None:
+    ids = run(model, request()).ids
+    stopped = run(model, replace(request(), stops=(bytes(ids[9:11]),)))
+    assert stopped.finish is Finish.STOP
+    assert bytes(stopped.ids) == bytes(ids)[: bytes(ids).index(bytes(ids[9:11])) + 2]
+
+
+def test_a_failing_keeper_costs_no_answer(model: Model) -> None:
+    class Full(Shelf):
+        def put(self, key: str, saved: SavedState) -> None:
+            raise EngineError("The disk is full.")
+
+    assert run(model, request(), Full()).finish is Finish.LENGTH
+
+
+def test_a_failure_is_told_as_a_sentence(model: Model) -> None:
+    class Broken(Shelf):
+        def get(self, key: str, owner: StateOwner) -> SavedState | None:
+            raise ValueError("boom")
+
+    recorder = run(model, request(), Broken())
+    assert "boom" in recorder.reason
+    assert "retry" in recorder.reason
+
+
+def test_what_is_kept_is_known(model: Model) -> None:
+    worker = Worker(OneModel(model), Shelf())
+    worker.open("tiny", lambda step, fraction: None)
+    recorder = Recorder()
+    worker.generate(request(), recorder)
+    assert recorder.ended.wait(30)
+    assert worker.kept([QUESTION, (*ANSWER, *recorder.ids)]) == [True, True]
+    assert worker.kept([QUESTION, ANSWER]) == [True, False]
+    worker.close()
+
+
+def test_a_worker_without_a_model_says_so(tmp_path: Path) -> None:
+    worker = Worker(OneModel(None))  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="No model"):
+        worker.generate(request(), Recorder())
+    worker.close()

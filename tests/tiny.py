@@ -1,0 +1,116 @@
+"""A small real model with random weights, and everything around it, for tests of the whole way."""
+
+import threading
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+from rwkv_chat.chat import events
+from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.ports import ModelChoice, Progress
+from rwkv_chat.chat.session import Session
+from rwkv_chat.chat.tree import Conversation, Finish
+from rwkv_chat.engine.model import Model
+from rwkv_chat.engine.worker import Worker
+from rwkv_chat.store.conversations import Conversations
+
+
+@cache
+def model_file() -> Path:
+    """An official .pth of a byte-level model that writes noise for ever."""
+    import torch
+
+    from tests.seeded import official, random_weights, small_spec
+
+    weights = random_weights(small_spec(vocab_size=256), seed=7)
+    weights["head.weight"] *= 3
+    path = Path(mkdtemp(prefix="rwkv-chat-test-")) / "tiny.pth"
+    torch.save(official(weights), path)
+    return path
+
+
+def load(weights: str = "f32") -> Model:
+    """The model of `model_file`; converts it into the current home the first time."""
+    from rwkv_chat.engine.select import load_model
+
+    return load_model(model_file(), weights, threads=1)
+
+
+class OneModel:
+    """A library that has one model and has loaded it already."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def available(self) -> list[ModelChoice]:
+        return [ModelChoice("tiny", "", "")]
+
+    def open(self, name: str, progress: Progress) -> Model:
+        return self.model
+
+
+class Desk:
+    """Session, store and engine as the application has them, on a folder that outlives them."""
+
+    def __init__(self, folder: Path, model: Model, options: Options) -> None:
+        self.store = Conversations.open(folder)
+        self.engine = Worker(OneModel(model), self.store.snapshots)
+        self.engine.open("tiny", lambda step, fraction: None)
+        self.session = Session(self.store, self.engine, options)
+        self._ended = threading.Event()
+        self.failures: list[str] = []
+        self.session.subscribe(self._hear)
+
+    def _hear(self, event: events.Event) -> None:
+        if isinstance(event, events.AnswerFailed):
+            self.failures.append(event.reason)
+        if isinstance(event, events.AnswerFinished | events.AnswerFailed):
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Until the answer has ended."""
+        assert self._ended.wait(30)
+        self._ended.clear()
+
+    def ask(self, text: str, conversation: str | None = None) -> Conversation:
+        found = self.session.send(conversation, text)
+        self.wait()
+        return self.session.load(found.id)
+
+    def go_on(self, conversation: str, max_tokens: int) -> Conversation:
+        self.session.configure(conversation, max_tokens=max_tokens)
+        self.session.continue_answer(conversation)
+        self.wait()
+        return self.session.load(conversation)
+
+    def close(self) -> None:
+        self.session.close()
+        self.store.close()
+
+
+class Recorder:
+    """A Listener that remembers."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.prefill: list[tuple[int, int]] = []
+        self.finish: Finish | None = None
+        self.reason = ""
+        self.ended = threading.Event()
+        self.began = threading.Event()
+
+    def prefilled(self, done: int, total: int) -> None:
+        self.prefill.append((done, total))
+
+    def grew(self, ids: Sequence[int], tokens_per_s: float) -> None:
+        self.ids += ids
+        self.began.set()
+
+    def finished(self, finish: Finish, tokens_per_s: float) -> None:
+        self.finish = finish
+        self.ended.set()
+
+    def failed(self, reason: str) -> None:
+        self.reason = reason
+        self.ended.set()
