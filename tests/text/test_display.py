@@ -1,5 +1,7 @@
 """Whatever comes in, nothing that commands a terminal goes out."""
 
+import os
+import random
 import unicodedata
 
 import pytest
@@ -36,6 +38,9 @@ ANY_CHARACTER = st.characters(min_codepoint=0, max_codepoint=0x10FFFF, categorie
 HOSTILE = st.lists(
     st.one_of(st.sampled_from(SNIPPETS), st.text(ANY_CHARACTER, max_size=8)), max_size=8
 ).map("".join)
+
+
+slow = pytest.mark.skipif(not os.environ.get("RWKV_CHAT_SLOW"), reason="RWKV_CHAT_SLOW is not set")
 
 
 def is_safe(text: str) -> bool:
@@ -129,3 +134,14 @@ def test_one_line_joins_and_cuts() -> None:
     assert one_line("Hello there", 7) == "Hello…"
     assert one_line(f"ab{SCOTLAND}", 6) == "ab\U0001f3f4…"
     assert one_line("x" * 10_000_000, 5) == "xxxx…"
+
+
+@pytest.mark.slow
+@slow
+def test_a_million_strings_leave_nothing_unsafe() -> None:
+    rng = random.Random(1)
+    for _ in range(1_000_000):
+        text = "".join(rng.choices(SNIPPETS, k=4)) + chr(rng.randrange(0x110000))
+        cleaned = clean(text)
+        assert is_safe(cleaned), ascii(text)
+        assert clean(cleaned) == cleaned, ascii(text)

@@ -38,7 +38,8 @@ def test_windows_line_ends_change_nothing() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"258 'a' 2",
+        b"258 'ab' 2",
+        b"256 'ab' 2",
         b"257 'ab' 3",
         b"257 ab 2",
         b"257 'ab'",

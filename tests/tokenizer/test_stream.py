@@ -1,5 +1,9 @@
 """However bytes are cut, the text is the same and never shows half a character."""
 
+import os
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,3 +59,16 @@ def test_impossible_sequences_show_at_once() -> None:
     assert stream.feed(b"\xf0\x9f\x98") == ""
     assert stream.flush() == "\ufffd"
     assert stream.feed(b"b") == "b"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("RWKV_CHAT_SLOW"), reason="RWKV_CHAT_SLOW is not set")
+def test_a_million_byte_strings_in_random_chunks() -> None:
+    rng = random.Random(2)
+    leads = bytes([0x41, 0x80, 0xBF, 0xC2, 0xE0, 0xE4, 0xED, 0xF0, 0xF4, 0xFF, 0x9F, 0xA0, 0x90])
+    for _ in range(1_000_000):
+        data = bytes(rng.choices(leads, k=8))
+        cuts = sorted(rng.choices(range(9), k=3))
+        stream = Utf8Stream()
+        text = "".join(stream.feed(data[a:b]) for a, b in zip([0, *cuts], [*cuts, 8], strict=True))
+        assert text + stream.flush() == data.decode("utf-8", "replace"), data
