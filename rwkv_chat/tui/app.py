@@ -1,0 +1,321 @@
+"""The application: its layout, and the routing of messages and events."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import events as input_events
+from textual.app import ComposeResult, SystemCommand
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical
+from textual.filter import LineFilter
+from textual.screen import Screen
+
+from rwkv_chat.chat import events
+from rwkv_chat.tui import themes
+from rwkv_chat.tui.actions import ACTIONS, bindings, key_text
+from rwkv_chat.tui.conversation_actions import ConversationActions
+from rwkv_chat.tui.inbox import Inbox
+from rwkv_chat.tui.messages import LeaveComposer, Opened, SessionSpoke, StepSibling, Submitted
+from rwkv_chat.tui.progress import Progress
+from rwkv_chat.tui.terminal import (
+    ControlFilter,
+    catch_signals,
+    exit_hard_after,
+    terminal_is_there,
+)
+from rwkv_chat.tui.turn_actions import TurnActions
+from rwkv_chat.tui.widgets.composer import Composer
+from rwkv_chat.tui.widgets.sidebar import Sidebar
+from rwkv_chat.tui.widgets.status import StatusLine
+from rwkv_chat.tui.widgets.transcript import Transcript
+from rwkv_chat.tui.widgets.welcome import Welcome
+
+if TYPE_CHECKING:
+    from rwkv_chat.chat.session import Session
+
+__all__ = ["ChatApp"]
+
+_SIDEBAR_FROM = 100
+_HARD_EXIT_SECONDS = 3.0
+
+
+class ChatApp(TurnActions, ConversationActions):
+    """The chat application.
+
+    Args:
+        session: Everything that can be done; it is told nothing of the screen.
+        keymap: Other keys by binding id, such as `{"chat.new": "f7"}`.
+        theme: The name of a theme; by default one that fits the terminal.
+        fresh: Begin with a new conversation instead of the last one.
+    """
+
+    TITLE = "rwkv-chat"
+    CSS_PATH = Path(__file__).with_name("app.tcss")
+    BINDINGS: ClassVar[list[BindingType]] = bindings()
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-short"), (20, "-tall")]
+    ENABLE_COMMAND_PALETTE = True
+
+    def __init__(
+        self,
+        session: "Session",
+        *,
+        keymap: Mapping[str, str] | None = None,
+        theme: str | None = None,
+        fresh: bool = False,
+    ) -> None:
+        super().__init__(session, keymap)
+        self.progress = Progress()
+        self._fresh = fresh
+        self._inbox = Inbox(lambda: self.post_message(SessionSpoke()))
+        self._wall = ControlFilter()
+        self._sidebar_wanted: bool | None = None
+        self._ending = False
+        self.animation_level = "none"
+        for known in (themes.DARK, themes.LIGHT):
+            self.register_theme(known)
+        self.theme = theme or themes.fitting()
+
+    def compose(self) -> ComposeResult:
+        """The layout."""
+        with Horizontal(id="main"):
+            yield Sidebar(id="sidebar")
+            with Vertical(id="centre", classes="-empty"):
+                yield Welcome(id="welcome")
+                yield Transcript(id="transcript", continue_key=self.key_of("answer.continue"))
+                yield Composer(id="composer")
+        yield StatusLine(id="status")
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's filters, and the wall against control codes."""
+        return [*super().get_line_filters(), self._wall]
+
+    def on_mount(self) -> None:
+        """Catch signals, listen to the session, and read from disk after the first paint."""
+        if self.keymap:
+            self.set_keymap(self.keymap)
+        if not self.is_headless:
+            catch_signals(asyncio.get_running_loop(), self.end)
+            self.set_interval(1.0, self._watch_terminal)
+        self.session.subscribe(self._inbox.put)
+        self.composer.focus()
+        self.progress.model = self.session.model_name or ""
+        self.call_after_refresh(self._start)
+
+    def _start(self) -> None:
+        self.refresh_list()
+        worked, summaries = self.attempt(self.session.conversations)
+        if worked and summaries and not self._fresh and self.conversation is None:
+            self.open_conversation(summaries[0].id)
+        self._show_status()
+
+    # -- showing -------------------------------------------------------------------------------
+
+    def open_conversation(self, conversation_id: str | None) -> None:
+        """Show a conversation, or (None) a new one; what was typed in the other waits there."""
+        if self.editing is not None:
+            self.stop_editing()
+        before = self.current
+        loaded = None
+        if conversation_id is not None:
+            worked, loaded = self.attempt(lambda: self.session.load(conversation_id))
+            if not worked:
+                return
+        if conversation_id != before:
+            self.drafts[before or ""] = self.composer.text
+            self.composer.put(self.drafts.pop(conversation_id or "", ""))
+            self.transcript.following = True
+        self.conversation = loaded
+        self._show_conversation()
+        self.refresh_list()
+
+    def reload(self) -> None:
+        """Read the conversation on screen again."""
+        current = self.current
+        if current is None:
+            return
+        worked, loaded = self.attempt(lambda: self.session.load(current))
+        if worked and loaded is not None:
+            self.conversation = loaded
+            self._show_conversation()
+
+    def _show_conversation(self) -> None:
+        conversation = self.conversation
+        busy = self.busy
+        if conversation is not None:
+            self.progress.look_at(conversation, busy)
+        empty = conversation is None or conversation.head is None
+        self.query_one("#centre").set_class(empty, "-empty")
+        self.transcript.show(conversation, self.progress.live, self.progress.failures)
+        self._show_status()
+
+    def refresh_list(self) -> None:
+        """Read the list of conversations again."""
+        worked, summaries = self.attempt(self.session.conversations)
+        if worked and summaries is not None:
+            running = {s.id for s in summaries if self.session.busy(s.id)}
+            self.sidebar.show(summaries, self.current, running)
+
+    def _show_status(self) -> None:
+        hint = f"{self.key_of('app.help')} help"
+        key = self.key_of("answer.continue")
+        self.status_line.show(self.progress.status(self.conversation, self.busy, key, hint))
+        self.composer.border_subtitle = (
+            f"{self.key_of('answer.stop')} stops" if self.busy else "Enter sends · Ctrl+J new line"
+        )
+
+    # -- messages of widgets -------------------------------------------------------------------
+
+    def on_submitted(self, message: Submitted) -> None:
+        """Send what was written, or make a branch of the turn that is edited."""
+        text, editing, current = message.text, self.editing, self.current
+        if not text.strip():
+            return
+        if editing is not None and current is not None:
+            worked, _ = self.attempt(lambda: self.session.edit(current, editing, text))
+            if worked:
+                self.transcript.following = True
+                self.stop_editing()
+                self.reload()
+            return
+        worked, conversation = self.attempt(lambda: self.session.send(current, text))
+        if worked and conversation is not None:
+            self.composer.put("")
+            self.conversation = conversation
+            self.transcript.following = True
+            self.reload()
+            self.refresh_list()
+
+    def on_leave_composer(self, message: LeaveComposer) -> None:
+        """Up in the empty composer looks at the transcript."""
+        if self.transcript.target is not None:
+            self.transcript.focus()
+
+    def on_step_sibling(self, message: StepSibling) -> None:
+        """Left and right in the transcript."""
+        self.action_sibling(message.by)
+
+    def on_opened(self, message: Opened) -> None:
+        """Enter in the list."""
+        self.open_conversation(message.conversation)
+        if self._overlay:
+            self._sidebar_wanted = None
+            self._place_sidebar()
+        self.composer.focus()
+
+    # -- events of the session -----------------------------------------------------------------
+
+    def on_session_spoke(self, message: SessionSpoke) -> None:
+        """Take over what the session told from its threads."""
+        reload = relist = False
+        for event in self._inbox.drain():
+            self.progress.take(event)
+            match event:
+                case events.ConversationChanged(conversation):
+                    relist = True
+                    reload = reload or conversation == self.current
+                case events.Prefilling() | events.AnswerGrew():
+                    live = self.progress.live.get(event.turn)
+                    if event.conversation == self.current and live is not None and not reload:
+                        self.transcript.grow(event.turn, live)
+                case events.AnswerFinished():
+                    relist = True
+                    reload = reload or event.turn.conversation == self.current
+                case events.AnswerFailed(conversation, _, reason):
+                    relist = True
+                    reload = reload or conversation == self.current
+                    self.tell(f"The answer ended early: {reason}", "error")
+                case events.ModelReady(name, _, _):
+                    self.tell(f"{name} is ready.")
+                case events.ModelFailed(name, reason):
+                    self.tell(f"{name} could not be opened. {reason}", "error")
+                case _:
+                    pass
+        if reload:
+            self.reload()
+        if relist:
+            self.refresh_list()
+        self._show_status()
+
+    # -- the rest of the actions ---------------------------------------------------------------
+
+    @property
+    def _overlay(self) -> bool:
+        return self.size.width < _SIDEBAR_FROM
+
+    def _place_sidebar(self) -> None:
+        wanted = self._sidebar_wanted
+        self.sidebar.display = not self._overlay if wanted is None else wanted
+        self.sidebar.set_class(self._overlay, "-over")
+
+    def on_resize(self, event: input_events.Resize) -> None:
+        """Narrow terminals hide the list until it is asked for."""
+        self._place_sidebar()
+
+    def action_sidebar(self) -> None:
+        """Show the list and go there; hide it when one is there."""
+        sidebar = self.sidebar
+        if sidebar.display and (sidebar.has_focus or not self._overlay and not sidebar.can_focus):
+            self._sidebar_wanted = False
+            self._place_sidebar()
+            self.composer.focus()
+            return
+        self._sidebar_wanted = True
+        self._place_sidebar()
+        sidebar.focus()
+
+    def action_help(self) -> None:
+        """Show all keys."""
+        from rwkv_chat.tui.screens.help import HelpScreen
+
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for title, widget in (
+            ("Writing", Composer), ("In the transcript", Transcript), ("In the list", Sidebar),
+        ):  # fmt: skip
+            for binding in widget.BINDINGS:
+                keys = self.keymap.get(binding.id or "", binding.key)
+                groups.setdefault(title, []).append((key_text(keys), binding.description))
+        for action in ACTIONS:
+            if keys := self.keymap.get(action.id, action.keys):
+                groups.setdefault(action.group, []).append((key_text(keys), action.title))
+        self.push_screen(HelpScreen(list(groups.items())))
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Every action, for the palette."""
+        for action in ACTIONS:
+            if action.palette:
+                keys = self.keymap.get(action.id, action.keys)
+                name = action.name
+                yield SystemCommand(
+                    action.title,
+                    f"{action.group} · {key_text(keys)}" if keys else action.group,
+                    lambda name=name: self.run_action(name),
+                )
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C: never loses anything."""
+        if self.busy and self.current is not None:
+            self.session.stop(self.current)
+            return
+        self.tell(f"{self.key_of('app.quit')} quits. Everything is kept.")
+
+    async def action_quit(self) -> None:
+        """Stop what runs, keep it, and go."""
+        self.end(0)
+
+    def end(self, code: int) -> None:
+        """Stop every answer, keep it, and leave with an exit code. Safe to call again."""
+        if self._ending:
+            return
+        self._ending = True
+        if not self.is_headless:
+            exit_hard_after(_HARD_EXIT_SECONDS, code)
+        for conversation in self.progress.running:
+            self.attempt(lambda conversation=conversation: self.session.stop(conversation))
+        self.exit(return_code=code)
+
+    def _watch_terminal(self) -> None:
+        if not terminal_is_there():
+            self.end(129)
+

@@ -1,0 +1,118 @@
+"""What every part of the application works with: the session, the conversation on screen, messages."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from textual.app import App
+
+from rwkv_chat.chat.tree import Conversation, Turn
+from rwkv_chat.errors import RwkvChatError
+from rwkv_chat.text.display import one_line
+from rwkv_chat.tui.actions import ACTIONS, key_text
+from rwkv_chat.tui.widgets.composer import Composer
+from rwkv_chat.tui.widgets.sidebar import Sidebar
+from rwkv_chat.tui.widgets.status import StatusLine
+from rwkv_chat.tui.widgets.transcript import Transcript
+
+if TYPE_CHECKING:
+    from rwkv_chat.chat.session import Session
+
+__all__ = ["BaseApp"]
+
+_T = TypeVar("_T")
+
+
+class BaseApp(App[None]):
+    """State and small helpers; the actions are in the classes built on it."""
+
+    def __init__(self, session: "Session", keymap: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self.session = session
+        self.keymap = dict(keymap or {})
+        self.conversation: Conversation | None = None
+        self.editing: str | None = None
+        self.drafts: dict[str, str] = {}
+        self.deleted: list[str] = []
+
+    # -- the widgets ---------------------------------------------------------------------------
+
+    @property
+    def transcript(self) -> Transcript:
+        """The centre."""
+        return self.screen_stack[0].query_one(Transcript)
+
+    @property
+    def composer(self) -> Composer:
+        """Where messages are written."""
+        return self.screen_stack[0].query_one(Composer)
+
+    @property
+    def sidebar(self) -> Sidebar:
+        """The list of conversations."""
+        return self.screen_stack[0].query_one(Sidebar)
+
+    @property
+    def status_line(self) -> StatusLine:
+        """The line at the bottom."""
+        return self.screen_stack[0].query_one(StatusLine)
+
+    # -- helpers -------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> str | None:
+        """The id of the conversation on screen."""
+        return self.conversation.id if self.conversation is not None else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is running in the conversation on screen."""
+        return self.current is not None and self.session.busy(self.current)
+
+    def tell(
+        self, text: str, severity: Literal["information", "warning", "error"] = "information"
+    ) -> None:
+        """Show a notification; the text may come from anywhere."""
+        self.notify(
+            one_line(text, 400),
+            severity=severity,
+            timeout=8 if severity == "error" else 5,
+            markup=False,
+        )
+
+    def attempt(self, call: Callable[[], _T]) -> tuple[bool, _T | None]:
+        """Do something that may fail with a sentence for the person, and show the sentence.
+
+        Returns:
+            Whether it worked, and its result.
+        """
+        try:
+            return True, call()
+        except RwkvChatError as error:
+            self.tell(str(error), "error")
+            return False, None
+
+    def key_of(self, action_id: str) -> str:
+        """The key of an action as people read it, with the person's own keys."""
+        keys = next((action.keys for action in ACTIONS if action.id == action_id), "")
+        return key_text(self.keymap.get(action_id, keys).split(",")[0])
+
+    def target(self) -> Turn | None:
+        """The turn that actions apply to; says so when there is none."""
+        turn = self.transcript.target
+        if turn is None:
+            self.tell("There is no turn yet.", "warning")
+        return turn
+
+    # -- what the application provides ---------------------------------------------------------
+
+    def open_conversation(self, conversation_id: str | None) -> None:
+        """Show a conversation, or (None) a new one."""
+        raise NotImplementedError
+
+    def reload(self) -> None:
+        """Read the conversation on screen again."""
+        raise NotImplementedError
+
+    def refresh_list(self) -> None:
+        """Read the list of conversations again."""
+        raise NotImplementedError

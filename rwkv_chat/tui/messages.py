@@ -1,0 +1,38 @@
+"""What widgets tell the application, one class each."""
+
+from dataclasses import dataclass
+
+from textual.message import Message
+
+__all__ = ["LeaveComposer", "Opened", "SessionSpoke", "StepSibling", "Submitted"]
+
+
+@dataclass
+class SessionSpoke(Message):
+    """Events of the session wait to be drained."""
+
+
+@dataclass
+class Submitted(Message):
+    """The person wants to send `text`."""
+
+    text: str
+
+
+@dataclass
+class LeaveComposer(Message):
+    """The person moved up out of the empty composer."""
+
+
+@dataclass
+class StepSibling(Message):
+    """Show the alternative `by` places further on, for the selected turn."""
+
+    by: int
+
+
+@dataclass
+class Opened(Message):
+    """Show this conversation."""
+
+    conversation: str

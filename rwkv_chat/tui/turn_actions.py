@@ -1,0 +1,168 @@
+"""What can be done with the turns of the conversation on screen."""
+
+from rwkv_chat.chat.tree import Role
+from rwkv_chat.tui.base import BaseApp
+from rwkv_chat.tui.clip import last_code_block
+from rwkv_chat.tui.screens.ask import AskScreen
+from rwkv_chat.tui.terminal import clipboard_sequence, copy_with_tool
+
+__all__ = ["TurnActions"]
+
+
+class TurnActions(BaseApp):
+    """Stop, continue, regenerate, edit, step between alternatives, fork, label, copy."""
+
+    def action_back(self) -> None:
+        """Leave what one is in: editing, then a running answer, then another part of the screen."""
+        if self.editing is not None:
+            self.stop_editing()
+        elif self.busy and self.current is not None:
+            self.session.stop(self.current)
+        else:
+            self.composer.focus()
+
+    def action_continue(self) -> None:
+        """Go on with the answer at the head."""
+        if self.conversation is None:
+            self.tell("There is no answer to continue yet.", "warning")
+            return
+        conversation = self.conversation.id
+        head = self.conversation.turns.get(self.conversation.head or "")
+        self.transcript.following = True
+        if head is not None and head.role in (Role.USER, Role.TEXT):
+            self.attempt(lambda: self.session.regenerate(conversation, head.id))
+        else:
+            self.attempt(lambda: self.session.continue_answer(conversation))
+
+    def action_regenerate(self) -> None:
+        """Make another answer beside the selected one, or below the selected message."""
+        turn = self.target()
+        if turn is None or self.current is None:
+            return
+        conversation = self.current
+        self.transcript.following = True
+        self.attempt(lambda: self.session.regenerate(conversation, turn.id))
+
+    def action_edit(self) -> None:
+        """Load a turn into the composer: the selected one, or the last message of the person."""
+        turn = self.transcript.target
+        if self.conversation is not None and self.screen.focused is not self.transcript:
+            asked = [t for t in self.conversation.path() if t.role in (Role.USER, Role.TEXT)]
+            turn = asked[-1] if asked else turn
+        if turn is None:
+            self.tell("There is no turn to edit yet.", "warning")
+            return
+        if self.editing is None:
+            self.drafts[self.current or ""] = self.composer.text
+        self.editing = turn.id
+        self.composer.put(self.transcript.text_of(turn.id))
+        self.composer.add_class("-editing")
+        what = "an answer" if turn.role is Role.ASSISTANT else "a message"
+        self.composer.border_title = f"Editing {what}: Enter makes a branch, Esc cancels"
+        self.composer.focus()
+
+    def stop_editing(self) -> None:
+        """Give the composer back, with what was in it before."""
+        self.editing = None
+        self.composer.remove_class("-editing")
+        self.composer.border_title = None
+        self.composer.put(self.drafts.pop(self.current or "", ""))
+
+    def action_step(self, by: int) -> None:
+        """Select another turn, and look at the transcript."""
+        if self.transcript.target is None:
+            return
+        focused = self.screen.focused is self.transcript
+        self.transcript.focus()
+        if focused:
+            self.transcript.action_step(by)
+
+    def action_fold(self) -> None:
+        """Fold or unfold thoughts."""
+        self.transcript.action_fold()
+
+    def action_sibling(self, by: int) -> None:
+        """Show another alternative at the selected turn, or at the last one that has any."""
+        conversation = self.conversation
+        turn = self.target()
+        if turn is None or conversation is None:
+            return
+        siblings = conversation.siblings(turn.id)
+        if len(siblings) == 1 and self.screen.focused is not self.transcript:
+            for earlier in reversed(conversation.path()):
+                siblings = conversation.siblings(earlier.id)
+                if len(siblings) > 1:
+                    turn = earlier
+                    break
+        if len(siblings) == 1:
+            self.tell("There is no alternative here.")
+            return
+        at = [sibling.id for sibling in siblings].index(turn.id)
+        other = siblings[(at + by) % len(siblings)].id
+        worked, _ = self.attempt(lambda: self.session.select(conversation.id, other))
+        if worked:
+            self.reload()
+            self.transcript.select(other)
+
+    def action_fork(self) -> None:
+        """Open a new conversation that begins with the path to the selected turn."""
+        turn = self.target()
+        if turn is None or self.current is None:
+            return
+        conversation = self.current
+        _, new = self.attempt(lambda: self.session.fork(conversation, turn.id))
+        if new is not None:
+            self.open_conversation(new.id)
+            self.tell("Forked. The conversation it came from is in the list, unchanged.")
+
+    def action_label(self) -> None:
+        """Ask for the label of the selected turn."""
+        turn = self.target()
+        if turn is None or self.current is None:
+            return
+        conversation = self.current
+
+        def done(text: str | None) -> None:
+            if text is not None:
+                self.attempt(lambda: self.session.label(conversation, turn.id, text))
+
+        self.push_screen(AskScreen("Label of this turn", turn.label, "empty takes it away"), done)
+
+    def action_copy(self) -> None:
+        """Copy the selected turn."""
+        turn = self.target()
+        if turn is not None:
+            self.copy_text(self.transcript.text_of(turn.id), "The turn")
+
+    def action_copy_code(self) -> None:
+        """Copy the last code block of the selected turn."""
+        turn = self.target()
+        if turn is None:
+            return
+        code = last_code_block(self.transcript.text_of(turn.id))
+        if code is None:
+            self.tell("There is no code block in this turn.", "warning")
+        else:
+            self.copy_text(code, "The code block")
+
+    def copy_text(self, text: str, what: str) -> None:
+        """Send text to the clipboard, and say how it went. Only ever called for a key."""
+        worked, sequence = self.attempt(lambda: clipboard_sequence(text))
+        if not worked or sequence is None:
+            return
+        self.send_to_terminal(sequence)
+        self.run_worker(lambda: self._copy_locally(text), thread=True)
+        self.tell(f"{what} is copied.")
+
+    def _copy_locally(self, text: str) -> None:
+        self.attempt(lambda: copy_with_tool(text))
+
+    def send_to_terminal(self, sequence: str) -> None:
+        """Write a control sequence of ours."""
+        if self._driver is not None:
+            self._driver.write(sequence)
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Called by Textual's own widgets for their copy keys."""
+        self._clipboard = text
+        self.copy_text(text, "The marked text")
