@@ -382,6 +382,6 @@ NB_MODULE(_native, module) {
              nb::arg("generated"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
         .def("run", &run, nb::arg("max_tokens"), nb::arg("seconds"))
         .def("cancel", &rwkv::Decoder::cancel)
-        .def_prop_ro("state", &state_of)
-        .def_prop_ro("logits", &logits_of);
+        .def_prop_ro("state", &state_of, nb::rv_policy::move)
+        .def_prop_ro("logits", &logits_of, nb::rv_policy::move);
 }
