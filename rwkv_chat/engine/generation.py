@@ -33,9 +33,9 @@ class Generation:
     """Runs one request; `cancel` may come from any thread at any time."""
 
     def __init__(self, model: Model, request: Request, listener: Listener) -> None:
-        self._model = model
-        self._request = request
-        self._listener = listener
+        self.model = model
+        self.request = request
+        self.listener = listener
         self._lock = threading.Lock()
         self._cancelled = False
         self._decoder: Decoder | None = None
@@ -64,16 +64,16 @@ class Generation:
         Raises:
             UsageError: the path is empty, or holds an id outside the vocabulary.
         """
-        parts = self._request.path
+        parts = self.request.path
         kept: list[Kept] = []
-        keys = path_keys(self._model.fingerprint, parts)
+        keys = path_keys(self.model.fingerprint, parts)
         total = sum(len(part) for part in parts[start:])
         done = 0
         for index in range(start, len(parts)):
             for chunk in self._chunks(parts[index]):
-                state = self._model.read(chunk, state)
+                state = self.model.read(chunk, state)
                 done += len(chunk)
-                self._listener.prefilled(done, total)
+                self.listener.prefilled(done, total)
                 if self._cancelled:
                     return kept, Finish.CANCELLED
             if index == len(parts) - 2 and state is not None:
@@ -96,7 +96,7 @@ class Generation:
                 size *= 2
 
     def _decode(self, state: State) -> tuple[Kept | None, Finish | None]:
-        request, model = self._request, self._model
+        request, model = self.request, self.model
         last = request.path[-1]
         config = DecoderConfig(
             sampling=request.sampling,
@@ -120,7 +120,7 @@ class Generation:
             self._tokens += len(new)
             ids += new
             if new:
-                self._listener.grew(new, self.tokens_per_s)
+                self.listener.grew(new, self.tokens_per_s)
         if reason == "non_finite":
             return None, None
         after = model.state(decoder.state, decoder.logits, state.tokens + len(ids))

@@ -1,9 +1,12 @@
 """The models of this machine: what can be opened by name, and opening it."""
 
+from typing import TYPE_CHECKING
+
 from rwkv_chat.chat.ports import ModelChoice, Progress
 from rwkv_chat.checkpoints import catalog
-from rwkv_chat.engine.model import Model
-from rwkv_chat.engine.select import load_model
+
+if TYPE_CHECKING:
+    from rwkv_chat.engine.model import Model
 
 __all__ = ["LocalLibrary"]
 
@@ -22,7 +25,9 @@ class LocalLibrary:
             for entry in catalog.available()
         ]
 
-    def open(self, name: str, progress: Progress) -> Model:
+    def open(self, name: str, progress: Progress) -> "Model":
         """Load a model by name or path; see `load_model`."""
+        from rwkv_chat.engine.select import load_model  # slow: numpy comes with it
+
         path = catalog.find(name)
         return load_model(path, self._weights, threads=self._threads, progress=progress)

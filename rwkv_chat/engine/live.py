@@ -1,8 +1,12 @@
 """The states that were used last, in memory."""
 
-from collections import OrderedDict
+from __future__ import annotations
 
-from rwkv_chat.engine.model import State
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rwkv_chat.engine.model import State
 
 __all__ = ["LiveStates"]
 

@@ -4,19 +4,22 @@ A request names the ids of a path; the worker finds the longest part of it whose
 (in memory or kept on disk), reads the rest, and generates.
 """
 
+from __future__ import annotations
+
 import queue
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rwkv_chat.chat.ports import Listener, ModelChoice, Progress, Request
-from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
-from rwkv_chat.engine.generation import Generation, Kept
 from rwkv_chat.engine.live import LiveStates
-from rwkv_chat.engine.model import Model, State
 from rwkv_chat.engine.pathkey import path_keys
 from rwkv_chat.errors import EngineError, RwkvChatError
+
+if TYPE_CHECKING:  # the window must not wait for numpy
+    from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
+    from rwkv_chat.engine.generation import Generation, Kept
+    from rwkv_chat.engine.model import Model, State
 
 __all__ = ["Keeper", "Library", "Worker"]
 
@@ -36,20 +39,6 @@ class Keeper(Protocol):
     def has(self, keys: Sequence[str]) -> set[str]: ...
 
 
-@dataclass(eq=False)
-class _Job:
-    model: Model
-    request: Request
-    listener: Listener
-    generation: Generation = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.generation = Generation(self.model, self.request, self.listener)
-
-    def cancel(self) -> None:
-        self.generation.cancel()
-
-
 class Worker:
     """Implements chat.ports.Engine.
 
@@ -61,8 +50,8 @@ class Worker:
         self._keeper = keeper
         self._model: Model | None = None
         self._live = LiveStates()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._running: set[_Job] = set()
+        self._jobs: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._running: set[Generation] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -86,7 +75,7 @@ class Worker:
         self._model = model
         return model
 
-    def generate(self, request: Request, listener: Listener) -> _Job:
+    def generate(self, request: Request, listener: Listener) -> Generation:
         """Queue a request; `listener` is told on the engine's thread.
 
         Raises:
@@ -94,7 +83,9 @@ class Worker:
         """
         if self._model is None:
             raise EngineError("No model is loaded yet.")
-        job = _Job(self._model, request, listener)
+        from rwkv_chat.engine.generation import Generation
+
+        job = Generation(self._model, request, listener)
         with self._lock:
             self._running.add(job)
         self._jobs.put(job)
@@ -125,11 +116,11 @@ class Worker:
                 with self._lock:
                     self._running.discard(job)
 
-    def _run(self, job: _Job) -> None:
+    def _run(self, job: Generation) -> None:
         keys = path_keys(job.model.fingerprint, job.request.path)
         try:
             start, state = self._find(job.model, keys)
-            kept, finish = job.generation.run(start, state)
+            kept, finish = job.run(start, state)
         except RwkvChatError as error:
             job.listener.failed(str(error))
             return
@@ -147,7 +138,7 @@ class Worker:
                 "Regenerate it, or choose another model."
             )
         else:
-            job.listener.finished(finish, job.generation.tokens_per_s)
+            job.listener.finished(finish, job.tokens_per_s)
         self._keep(kept)
 
     def _find(self, model: Model, keys: Sequence[str]) -> tuple[int, State | None]:
