@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +52,18 @@ def official(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return last[:2] == "x_" or last in {"w0", "a0", "v0", "k_k", "k_a"}
 
     return {n: t.reshape(1, 1, -1).clone() if is_wide(n) else t for n, t in weights.items()}
+
+
+def turned(weights: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Official tensors as float32 arrays in the converted layout, made without the converter."""
+    last = {"ffn.value.weight", *(f"att.{part}{side}" for part in "wavg" for side in "12")}
+    arrays = {name: tensor.float().numpy() for name, tensor in weights.items()}
+    return {n: a.T.copy() if n.split(".", 2)[-1] in last else a for n, a in arrays.items()}
+
+
+def converted_arrays(spec: ModelSpec, seed: int = 1) -> dict[str, np.ndarray]:
+    """Random float32 weights in the converted layout."""
+    return turned(random_weights(spec, seed))
 
 
 def shared_model(name: str) -> Path:

@@ -121,21 +121,24 @@ class ReferenceDecoder:
         """Generate until something ends it; see Decoder."""
         deadline = time.monotonic() + seconds
         ids: list[int] = []
-        while len(ids) < max_tokens:
-            if self._cancelled.is_set():
-                return ids, "cancelled"
-            if ids and time.monotonic() >= deadline:
-                break
-            if not np.isfinite(self._logits).all():
-                return ids, "non_finite"
+        if not self._is_finite():
+            return ids, "non_finite"
+        while len(ids) < max_tokens and not self._cancelled.is_set():
             token = self._next()
             if token == 0:
                 return ids, "end"
             self._feed(token)
             ids.append(token)
+            if not self._is_finite():
+                return ids, "non_finite"
             if self._text.endswith(self._config.stops):
                 return ids, "stop"
-        return ids, "running"
+            if time.monotonic() >= deadline:
+                break
+        return ids, "cancelled" if self._cancelled.is_set() else "running"
+
+    def _is_finite(self) -> bool:
+        return bool(np.isfinite(self._logits).all())
 
     def _next(self) -> int:
         settings = self._config.sampling

@@ -48,20 +48,25 @@ def sample(
 
 
 def _softmax(logits: npt.NDArray[Any]) -> F64:
-    wide = logits.astype(np.float64)
-    probabilities = np.exp(wide - wide.max())
+    probabilities = np.exp(logits.astype(np.float64) - logits.max())
     result: F64 = probabilities / probabilities.sum()
     return result
 
 
 def _cut(probabilities: F64, top_p: float, top_k: int, min_p: float) -> F64:
-    """Set all but the most probable ids to 0; ids as probable as the last one kept stay."""
+    """Set all but the most probable ids to 0.
+
+    Ids as probable as the last one that top-p keeps stay; top-k keeps exactly k, of equally
+    probable ids those that are lower.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    falling = probabilities[order]
     kept = probabilities.copy()
-    falling = np.sort(probabilities)[::-1]
-    last = min(int(np.searchsorted(np.cumsum(falling), top_p)), len(falling) - 1)
-    kept[probabilities < falling[last]] = 0
-    if 0 < top_k < len(falling):
-        kept[probabilities < falling[top_k - 1]] = 0
+    if top_p < 1:
+        last = min(int(np.searchsorted(np.cumsum(falling), top_p)), len(falling) - 1)
+        kept[probabilities < falling[last]] = 0
+    if top_k:
+        kept[order[top_k:]] = 0
     kept[probabilities < min_p * falling[0]] = 0
     return kept
 
@@ -82,9 +87,9 @@ class Penalties:
             self._counts[other] *= self._sampling.decay
         self._counts[token] = self._counts.get(token, 0.0) + 1.0
 
-    def apply(self, logits: F32) -> F32:
-        """A copy of the logits [V] with the penalties taken off."""
-        result = logits.copy()
+    def apply(self, logits: F32) -> F64:
+        """A float64 copy of the logits [V] with the penalties taken off."""
+        result = logits.astype(np.float64)
         for token, count in self._counts.items():
             if token not in self._exempt:
                 result[token] -= self._sampling.presence + count * self._sampling.frequency

@@ -11,7 +11,7 @@ import torch
 from rwkv_chat.checkpoints.open import open_model
 from rwkv_chat.models.rwkv7 import Rwkv7
 from rwkv_chat.models.spec import ModelSpec
-from tests.seeded import official, random_weights, shared_model, small_spec
+from tests.seeded import converted_arrays, official, random_weights, shared_model, small_spec
 
 SHAPES = [
     small_spec(n_layer=1),
@@ -114,13 +114,3 @@ def test_the_state_carries_all_that_was_read() -> None:
     assert torch.allclose(end, end_again, atol=1e-12, rtol=0)
     fresh, _ = model.forward([7, 8], model.new_state())
     assert (fresh - rest).abs().max() > 1e-2
-
-
-def converted_arrays(spec: ModelSpec) -> dict[str, np.ndarray]:
-    """Random weights in the converted layout, made without the converter."""
-    weights = {name: tensor.numpy() for name, tensor in random_weights(spec).items()}
-    turned = {"ffn.value.weight", *(f"att.{part}{side}" for part in "wavg" for side in "12")}
-    return {
-        name: array.T.copy() if name.split(".", 2)[-1] in turned else array
-        for name, array in weights.items()
-    }

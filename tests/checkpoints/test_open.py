@@ -1,0 +1,326 @@
+import json
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from rwkv_chat.checkpoints import safetensors as files
+from rwkv_chat.checkpoints.convert import cached_path, convert
+from rwkv_chat.checkpoints.open import inspect, open_model, verify
+from rwkv_chat.errors import CheckpointError, ShapeError, TruncatedError, UsageError
+from rwkv_chat.paths import cache_dir
+from tests.seeded import (
+    converted_arrays,
+    official,
+    random_weights,
+    shared_model,
+    small_spec,
+    turned,
+)
+
+SPEC = small_spec()
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.pth"
+    torch.save(official(random_weights(SPEC)), path)
+    return path
+
+
+def bf16(array: np.ndarray) -> np.ndarray:
+    return torch.tensor(array).bfloat16().view(torch.int16).numpy().view("u2")
+
+
+def is_matrix(name: str) -> bool:
+    return converted_arrays(SPEC)[name].ndim == 2 and not name.endswith("r_k")
+
+
+def test_a_converted_model_has_the_layout_of_the_kernels(source: Path) -> None:
+    told: list[tuple[str, float]] = []
+    model = open_model(source, "f32", lambda what, part: told.append((what, part)))
+    expected = converted_arrays(SPEC)
+    assert model.tensors.keys() == expected.keys()
+    for name, array in model.tensors.items():
+        assert array.dtype == np.float32
+        assert array.flags.c_contiguous
+        assert array.flags.aligned
+        assert not array.flags.writeable
+        assert np.array_equal(array, expected[name]), name
+    assert model.spec == SPEC
+    assert (model.name, model.weights, model.tokenizer) == ("tiny", "f32", "unknown")
+    assert model.source == source
+    assert model.nbytes == sum(array.nbytes for array in expected.values())
+    assert [part for _, part in told] == sorted(part for _, part in told)
+    assert told[-1] == ("Converting tiny to f32", 1.0)
+
+
+def test_bf16_rounds_only_the_matrices_and_as_torch_does(source: Path) -> None:
+    model = open_model(source, "bf16")
+    for name, array in converted_arrays(SPEC).items():
+        wanted = bf16(array) if is_matrix(name) else array
+        assert model.tensors[name].dtype == wanted.dtype
+        assert np.array_equal(model.tensors[name], wanted), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_every_type_of_both_formats_is_widened_exactly(
+    tmp_path: Path, dtype: torch.dtype, kind: str
+) -> None:
+    weights = {name: tensor.to(dtype) for name, tensor in random_weights(SPEC).items()}
+    path = tmp_path / f"m.{kind}"
+    save = torch.save if kind == "pth" else safetensors.torch.save_file
+    save(official(weights), path)
+    model = open_model(path, "f32")
+    for name, array in turned(weights).items():
+        assert np.array_equal(model.tensors[name], array), name
+    best = open_model(path)
+    assert best.weights == ("bf16" if dtype == torch.bfloat16 else "f32")
+    if dtype == torch.bfloat16:
+        head = weights["head.weight"].view(torch.int16).numpy().view("u2")
+        assert np.array_equal(best.tensors["head.weight"], head)
+
+
+def test_weights_as_web_rwkv_stores_them_give_the_same_model(tmp_path: Path) -> None:
+    weights = random_weights(SPEC)
+    for name, tensor in weights.items():
+        if name[-2:] in {f"{part}{side}" for part in "wavg" for side in "12"}:
+            weights[name] = tensor.t().contiguous()
+    safetensors.torch.save_file(weights, tmp_path / "m.st")
+    model = open_model(tmp_path / "m.st", "f32")
+    for name, array in converted_arrays(SPEC).items():
+        assert np.array_equal(model.tensors[name], array), name
+
+
+def test_the_second_time_nothing_is_written(source: Path) -> None:
+    first = open_model(source, "f32")
+    before = first.path.stat()
+    told: list[float] = []
+    again = open_model(source, "f32", lambda _, part: told.append(part))
+    after = again.path.stat()
+    assert told == []
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert again.fingerprint == first.fingerprint
+    assert first.path.stat().st_mode & 0o777 == 0o600
+    assert first.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_changed_source_is_converted_again_and_the_old_copy_goes(source: Path) -> None:
+    first = open_model(source, "f32")
+    other = open_model(source, "bf16")
+    torch.save(official(random_weights(SPEC, seed=2)), source)
+    os.utime(source, ns=(1, 1))
+    second = open_model(source, "f32")
+    assert second.fingerprint != first.fingerprint
+    assert not first.path.exists()
+    assert other.path.exists()
+    assert np.array_equal(first.tensors["head.weight"], converted_arrays(SPEC)["head.weight"])
+
+
+def test_equal_weights_have_one_fingerprint_whatever_the_file(source: Path) -> None:
+    safetensors.torch.save_file(random_weights(SPEC), source.with_suffix(".safetensors"))
+    a, b = open_model(source, "f32"), open_model(source.with_suffix(".safetensors"), "f32")
+    assert a.fingerprint == b.fingerprint
+    assert open_model(source, "bf16").fingerprint != a.fingerprint
+
+
+def test_a_converted_file_is_itself_a_model(source: Path, tmp_path: Path) -> None:
+    made = open_model(source, "f32")
+    path = shutil.copy(made.path, tmp_path / "given.safetensors")
+    for weights in ("f32", None):
+        given = open_model(path, weights)
+        assert given.path == path
+        assert (given.name, given.fingerprint) == ("tiny", made.fingerprint)
+    narrow = open_model(path, "bf16")
+    assert narrow.path != path
+    assert narrow.fingerprint == open_model(source, "bf16").fingerprint
+    assert open_model(open_model(source, "bf16").path).weights == "bf16"
+
+
+def test_a_damaged_copy_in_the_cache_is_made_again(source: Path) -> None:
+    first = open_model(source, "f32")
+    data = bytearray(first.path.read_bytes())
+    data[-5] ^= 1
+    other = first.path.with_suffix(".new")
+    other.write_bytes(data)
+    other.replace(first.path)
+    with pytest.raises(TruncatedError, match="do not match their fingerprint"):
+        verify(first.path)
+    with pytest.raises(TruncatedError, match="do not match their fingerprint"):
+        open_model(first.path)
+    again = open_model(source, "f32")
+    assert again.fingerprint == first.fingerprint
+    verify(again.path)
+
+
+def tampered(path: Path, target: Path, **metadata: str) -> Path:
+    """The converted file with other metadata."""
+    with files.open_file(path) as file:
+        arrays = {name: file.array(name) for name in file.tensors}
+        files.write(target, arrays, {**file.metadata, **metadata})
+    return target
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"format": "rwkv-chat 2"}, "another version"),
+        ({"weights": "q8"}, "its weights is 'q8'"),
+        ({"weights": "bf16"}, "should be BF16"),
+        ({"tokenizer": "../../etc"}, "its tokenizer is"),
+        ({"template": "x"}, "its template is"),
+        ({"fingerprint": "zz"}, "not a sha256"),
+        ({"fingerprint": "0" * 64}, "do not match"),
+        ({"spec": "{}"}, "not readable"),
+        ({"spec": "[" * 100_000}, "not readable"),
+    ],
+    ids=range(9),
+)
+def test_tampered_metadata_is_refused(
+    source: Path, tmp_path: Path, metadata: dict[str, str], reason: str
+) -> None:
+    path = tampered(open_model(source, "f32").path, tmp_path / "t.safetensors", **metadata)
+    with pytest.raises(CheckpointError, match=reason):
+        open_model(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_layer": 3},
+        {"n_layer": 10**9},
+        {"n_layer": True},
+        {"n_embd": 0},
+        {"head_size": 5},
+        {"head_size": 64},
+        {"vocab_size": -1},
+        {"n_ffn": 64},
+        {"rank_g": "12"},
+        {"generation": "6"},
+        {"group_norm_eps": 0.0},
+        {"group_norm_eps": float("nan")},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_description_that_does_not_fit_is_refused(
+    source: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    made = open_model(source, "f32").path
+    with files.open_file(made) as file:
+        spec = {**json.loads(file.metadata["spec"]), **change}
+    path = tampered(made, tmp_path / "t.safetensors", spec=json.dumps(spec))
+    with pytest.raises(CheckpointError):
+        open_model(path)
+
+
+def test_a_cancelled_conversion_leaves_nothing(source: Path) -> None:
+    def cancel(_: str, part: float) -> None:
+        if part > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_model(source, "f32", cancel)
+    assert list((cache_dir() / "converted").iterdir()) == []
+
+
+def test_leftovers_of_killed_conversions_are_swept(source: Path) -> None:
+    folder = cache_dir() / "converted"
+    folder.mkdir(parents=True)
+    (folder / ".old.tmp").write_bytes(b"x")
+    os.utime(folder / ".old.tmp", (1, 1))
+    (folder / ".running.tmp").write_bytes(b"x")
+    path = convert(source, "f32")
+    assert sorted(p.name for p in folder.iterdir()) == [".running.tmp", path.name]
+
+
+def test_a_full_disk_is_a_sentence(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 1, 70_000_000))
+    open_model(source, "f32")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 1, 60_000_000))
+    with pytest.raises(CheckpointError, match=r"needs 0\.00 GB in .* where 0\.06 GB are free"):
+        open_model(source, "bf16")
+    assert not cached_path(source, "bf16").exists()
+
+
+def test_a_failing_write_is_a_sentence_and_leaves_nothing(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        open_model(source, "f32")
+    assert list((cache_dir() / "converted").iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["blocks.1.att.k_k", "head.weight"])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float, name: str) -> None:
+    weights = random_weights(SPEC)
+    weights[name].view(-1)[-1] = value
+    torch.save(weights, tmp_path / "m.pth")
+    for kind in ("f32", "bf16"):
+        with pytest.raises(CheckpointError, match=f"tensor {name} holds a value"):
+            open_model(tmp_path / "m.pth", kind)
+
+
+def test_a_weight_too_large_for_bf16_is_refused(tmp_path: Path) -> None:
+    weights = random_weights(SPEC)
+    weights["emb.weight"][3, 3] = 3.4e38
+    torch.save(weights, tmp_path / "m.pth")
+    open_model(tmp_path / "m.pth", "f32")
+    with pytest.raises(CheckpointError, match=r"tensor emb\.weight holds .* too large"):
+        open_model(tmp_path / "m.pth", "bf16")
+
+
+def test_unknown_weights_are_refused(source: Path) -> None:
+    for call in (open_model, convert):
+        with pytest.raises(UsageError, match="q9"):
+            call(source, "q9")
+
+
+def test_inspect_reads_no_weights(tmp_path: Path) -> None:
+    spec = small_spec(vocab_size=65536)
+    weights = official(random_weights(spec))
+    weights["extra.thing"] = torch.ones(2)
+    path = tmp_path / "rwkv7-g1h-tiny-20260101-ctx4096.pth"
+    torch.save(weights, path)
+    info = inspect(path)
+    assert info.spec == spec
+    assert (info.format, info.dtype, info.tokenizer, info.template) == ("pth", "F32", "world", "g1")
+    assert info.ignored == ("extra.thing",)
+    assert info.file_bytes == path.stat().st_size
+    assert info.state_bytes == 2 * (32 + 32 * 16 + 32) * 4
+    assert info.weights_bytes["f32"] == 4 * spec.n_parameters
+    assert not cache_dir().exists()
+    made = open_model(path, "bf16")
+    assert made.nbytes == info.weights_bytes["bf16"]
+    assert inspect(made.path).format == "rwkv-chat"
+    for name, template in {"RWKV-x070-World-0.1B.pth": "chat", "big1.pth": "chat"}.items():
+        path.rename(tmp_path / name)
+        path = tmp_path / name
+        assert inspect(path).template == template
+
+
+def test_a_trained_model_opens() -> None:
+    model = open_model(shared_model("tiny-rwkv-7v0-834K.pth"), "f32")
+    assert (model.tokenizer, model.template) == ("bytes", "raw")
+    assert model.spec.n_layer == 12
+
+
+def test_an_impossible_shape_is_found_before_anything_is_made(tmp_path: Path) -> None:
+    weights = random_weights(SPEC)
+    weights["blocks.1.ffn.value.weight"] = torch.ones(32, 127)
+    torch.save(weights, tmp_path / "m.pth")
+    with pytest.raises(ShapeError, match=r"ffn\.value\.weight is \[32, 127\] and should be"):
+        open_model(tmp_path / "m.pth", "f32")
+    assert not cache_dir().exists()
