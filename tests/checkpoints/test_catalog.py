@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from rwkv_chat.checkpoints import catalog
+from rwkv_chat.errors import CheckpointError
+from rwkv_chat.paths import models_dir
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that ships a model, or not, as the test makes the file or not."""
+    monkeypatch.setattr(catalog, "bundled", lambda name: tmp_path / "data" / name)
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data" / "model.safetensors"
+
+
+def test_without_any_model_the_sentence_says_so(embedded: Path) -> None:
+    assert catalog.available() == []
+    with pytest.raises(CheckpointError, match=r'no model "embedded".*known models: none\.'):
+        catalog.find("embedded")
+
+
+def test_models_are_found_by_name_file_name_and_path(embedded: Path, tmp_path: Path) -> None:
+    embedded.write_bytes(b"x")
+    folder = models_dir()
+    folder.mkdir(parents=True)
+    for name in ("b.pth", "a.safetensors", "notes.txt", "c.st"):
+        (folder / name).write_bytes(b"12345")
+    (folder / "d.pth").mkdir()
+    entries = catalog.available()
+    assert [(entry.name, entry.source) for entry in entries] == [
+        ("embedded", "bundled"),
+        ("a", "folder"),
+        ("b", "folder"),
+        ("c", "folder"),
+    ]
+    assert catalog.find("embedded") == embedded
+    assert catalog.find("b") == catalog.find("b.pth") == folder / "b.pth"
+    other = tmp_path / "other.bin"
+    other.write_bytes(b"x")
+    assert catalog.find(other) == catalog.find(str(other)) == other
+
+
+@pytest.mark.parametrize("name", ["nothing", "a\0b", "x" * 5000, "", "/", "../.."])
+def test_what_is_not_there_is_refused_with_what_is(embedded: Path, name: str) -> None:
+    embedded.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"known models: embedded\.") as caught:
+        catalog.find(name)
+    assert str(models_dir()) in str(caught.value)

@@ -1,0 +1,180 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from rwkv_chat.checkpoints.detect import Detected, detect
+from rwkv_chat.checkpoints.reading import open_checkpoint
+from rwkv_chat.errors import (
+    CheckpointError,
+    MissingTensorError,
+    NotAModelError,
+    ShapeError,
+    UnsupportedModelError,
+)
+from tests.seeded import official, random_weights, shared_model, small_spec
+
+SPEC = small_spec()
+Weights = dict[str, torch.Tensor]
+
+
+def found(folder: Path, weights: Weights) -> Detected:
+    torch.save(weights, folder / "m.pth")
+    return detect(open_checkpoint(folder / "m.pth")[0])
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize(
+    "spec",
+    [SPEC, small_spec(n_layer=1), small_spec(head_size=8, n_ffn=40, ranks=(32, 1, 32, 33))],
+    ids=str,
+)
+def test_the_shape_is_read_from_the_tensors(tmp_path: Path, spec: object, wide: bool) -> None:
+    weights = random_weights(spec)
+    result = found(tmp_path, official(weights) if wide else weights)
+    assert result.spec == spec
+    assert result.names == {name: name for name in weights}
+    assert (result.swapped, result.ignored) == (False, ())
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_forward_module.",
+        "model.",
+        "_orig_mod.",
+        "_forward_module._orig_mod.",
+        "model.module.",
+    ],
+)
+def test_prefixes_of_wrappers_do_not_matter(tmp_path: Path, prefix: str) -> None:
+    weights = {f"{prefix}{name}": tensor for name, tensor in random_weights(SPEC).items()}
+    result = found(tmp_path, weights)
+    assert result.spec == SPEC
+    assert result.names["head.weight"] == f"{prefix}head.weight"
+
+
+def test_a_name_with_and_without_prefix_is_refused(tmp_path: Path) -> None:
+    weights = random_weights(SPEC)
+    weights["module.head.weight"] = weights["head.weight"]
+    with pytest.raises(NotAModelError, match=r"'head\.weight' twice"):
+        found(tmp_path, weights)
+
+
+@pytest.mark.parametrize("shape", [(32,), (1,), (7, 9)])
+def test_the_value_residual_of_layer_0_is_ignored(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    weights = random_weights(SPEC)
+    junk = {f"blocks.0.att.v{i}": torch.full(shape, float("nan")) for i in range(3)}
+    result = found(tmp_path, {**weights, **junk})
+    assert result.spec == SPEC
+    assert result.ignored == tuple(junk)
+
+
+def test_every_tensor_is_needed(tmp_path: Path) -> None:
+    weights = random_weights(SPEC)
+    for name in weights:
+        rest = {other: tensor for other, tensor in weights.items() if other != name}
+        with pytest.raises((MissingTensorError, UnsupportedModelError)) as caught:
+            found(tmp_path, rest)
+        if isinstance(caught.value, MissingTensorError):
+            assert f"lacks the tensor {name}." in str(caught.value)
+
+
+def test_a_missing_layer_is_noticed(tmp_path: Path) -> None:
+    weights = random_weights(small_spec(n_layer=3))
+    rest = {name: t for name, t in weights.items() if not name.startswith("blocks.1.")}
+    with pytest.raises(MissingTensorError, match=r"blocks\.1\."):
+        found(tmp_path, rest)
+
+
+def test_every_shape_is_checked(tmp_path: Path) -> None:
+    weights = random_weights(SPEC)
+    for name, tensor in weights.items():
+        wrong = torch.ones((*tensor.shape[:-1], tensor.shape[-1] + 1))
+        with pytest.raises(CheckpointError, match=r"tensor |heads of") as caught:
+            found(tmp_path, {**weights, name: wrong})
+        assert isinstance(caught.value, ShapeError)
+        assert str(caught.value).endswith(".")
+
+
+def test_wrong_types_are_refused(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    weights = random_weights(SPEC)
+    weights["emb.weight"] = weights["emb.weight"].to(torch.int8)
+    safetensors.torch.save_file(weights, tmp_path / "m.safetensors")
+    with pytest.raises(ShapeError, match=r"emb\.weight has the type I8"):
+        detect(open_checkpoint(tmp_path / "m.safetensors")[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["tok_emb.weight", "blocks.0.attn.time_w"], "RWKV-1 "),
+        (["blocks.0.att.time_mix", "blocks.0.att.time_decay"], "RWKV-2 "),
+        (["blocks.0.att.time_mix_k", "blocks.0.att.time_decay"], "RWKV-2.5 "),
+        (
+            ["blocks.0.ln0.weight", "blocks.0.att.time_mix_k", "blocks.0.att.time_decay:2"],
+            "RWKV-3 ",
+        ),
+        (["blocks.0.ln0.weight", "blocks.0.att.time_mix_k", "blocks.0.att.time_decay"], "RWKV-4 "),
+        (["blocks.0.att.ln_x.weight", "blocks.0.att.time_decay"], "RWKV-5.0 "),
+        (
+            ["blocks.0.att.ln_x.weight", "blocks.0.att.gate.weight", "blocks.0.att.time_decay"],
+            "RWKV-5.1 ",
+        ),
+        (
+            ["blocks.0.att.ln_x.weight", "blocks.0.att.gate.weight", "blocks.0.att.time_decay:2"],
+            "RWKV-5.2 ",
+        ),
+        (["blocks.0.att.ln_x.weight", "blocks.0.att.time_maa_x"], "RWKV-6 "),
+        (["blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight"], "RWKV-7a "),
+        (["blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight", "blocks.0.qkv.qq.weight"], "RWKV-7b "),
+        (["blocks.0.att.r_k", "blocks.0.ffn.enn.weight"], "RWKV-8 "),
+        (["model.layers.0.self_attn.q_proj.weight"], "a transformer"),
+        (["transformer.h.0.attn.c_attn.weight"], "a transformer"),
+        (["backbone.layers.0.mixer.A_log"], "a Mamba model"),
+        (["model.layers.0.attn.r_proj.weight"], "layout of the transformers library"),
+        (["blocks.0.att.key.lora_A"], "an adapter"),
+        (["blocks.0.att.time_state"], "a start state"),
+    ],
+    ids=str,
+)
+def test_other_architectures_are_refused_by_name(
+    tmp_path: Path, names: list[str], what: str
+) -> None:
+    weights = {}
+    for name in names:
+        plain, _, dimensions = name.partition(":")
+        weights[plain] = torch.ones([4] * int(dimensions or 1))
+    with pytest.raises(UnsupportedModelError, match=f"is .*{what}.*not supported"):
+        found(tmp_path, weights)
+
+
+def test_trained_models_of_other_generations_are_named() -> None:
+    for name, what in {"4v0-660K": "RWKV-4 ", "5v2-730K": "RWKV-5.2 "}.items():
+        with pytest.raises(UnsupportedModelError, match=what):
+            detect(open_checkpoint(shared_model(f"tiny-rwkv-{name}.pth"))[0])
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotAModelError, match="unknown names"):
+        found(tmp_path, {"weight": torch.ones(2)})
+    with pytest.raises(NotAModelError, match="unknown names"):
+        found(tmp_path, {})
+    path = tmp_path / "x"
+    for start, what in {b"GGUF": "GGUF", b"fmgg": r"rwkv\.cpp", b"tjgg": r"llama\.cpp"}.items():
+        path.write_bytes(start + bytes(20))
+        with pytest.raises(UnsupportedModelError, match=what):
+            open_checkpoint(path)
+    path.write_bytes(b"#!/bin/sh\necho hello\n")
+    with pytest.raises(NotAModelError, match="is not a model file"):
+        open_checkpoint(path)
+
+
+def test_sizes_beyond_any_model_are_refused(tmp_path: Path) -> None:
+    weights = random_weights(SPEC)
+    many = {f"blocks.{n}.ln1.weight": torch.ones(1) for n in range(2, 300)}
+    with pytest.raises(ShapeError, match="n_layer is 300, outside 1 to 256"):
+        found(tmp_path, {**weights, **many})

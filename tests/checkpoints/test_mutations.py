@@ -1,0 +1,122 @@
+"""Thousands of damaged files: a typed sentence or the very same model, never anything else."""
+
+import os
+import random
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from rwkv_chat.checkpoints.layout import converted_shapes
+from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.checkpoints.reading import open_checkpoint
+from rwkv_chat.checkpoints.source import read_source
+from rwkv_chat.errors import CheckpointError
+from tests.seeded import official, random_weights, small_spec
+
+SPEC = small_spec(n_layer=2, n_embd=16, head_size=8, vocab_size=20, ranks=(2, 3, 2, 4))
+COUNT = 20_000 if os.environ.get("RWKV_CHAT_SLOW") else 2_000
+INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, *b'"{}[],:0129.-\\\x1b/')
+
+
+@pytest.fixture(params=["pth", "safetensors", "converted"])
+def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    weights = random_weights(SPEC)
+    if request.param == "pth":
+        torch.save(official(weights), tmp_path / "m.pth")
+        return tmp_path / "m.pth"
+    safetensors.torch.save_file(weights, tmp_path / "m.safetensors", {"format": "pt"})
+    if request.param == "converted":
+        return open_model(tmp_path / "m.safetensors", "f32").path
+    return tmp_path / "m.safetensors"
+
+
+def structure(path: Path, data: bytes) -> list[range]:
+    """Where the bytes are that are not weights."""
+    if path.suffix != ".pth":
+        return [range(8 + int.from_bytes(data[:8], "little"))]
+    # Any entry but data/<key>: headers, the index, the directory at the end.
+    start = data.index(b"data.pkl")
+    first = data.index(b"data/0")
+    directory = data.index(b"PK\1\2")
+    return [range(0, start), range(start, first + 200), range(directory, len(data))]
+
+
+def mutate(data: bytes, places: list[range], dice: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(dice.choice((1, 1, 1, 2, 5))):
+        place = dice.choice(places)
+        where = dice.randrange(place.start, min(place.stop, len(changed)))
+        match dice.randrange(6):
+            case 0:
+                changed[where] ^= 1 << dice.randrange(8)
+            case 1:
+                changed[where] = dice.choice(INTERESTING)
+            case 2:
+                changed[where : where + 4] = dice.choice((b"\xff" * 4, bytes(4), b"\0\0\0\x80"))
+            case 3:
+                del changed[where : where + dice.randrange(1, 9)]
+            case 4:
+                other = dice.randrange(max(0, where - 200), where + 1)
+                changed[where:where] = changed[other : other + dice.randrange(1, 60)]
+            case _:
+                changed[where : where + 1] = str(dice.choice((0, 1, 2**31, 2**63, 2**64))).encode()
+    return bytes(changed)
+
+
+def test_damage_to_the_structure_is_refused_or_harmless(sample: Path, tmp_path: Path) -> None:
+    data = sample.read_bytes()
+    good = read_source(sample)
+    places, dice = structure(sample, data), random.Random(1)
+    path = tmp_path / f"bad{sample.suffix}"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sentences = []
+    for _ in range(COUNT):
+        path.unlink(missing_ok=True)
+        path.write_bytes(mutate(data, places, dice))
+        try:
+            found = read_source(path)
+        except CheckpointError as error:
+            sentences.append(str(error))
+            continue
+        assert_usable(found.checkpoint.array, found.names)
+        if found.spec != good.spec:  # it may have become another model, if that is a whole one
+            assert found.names.keys() == converted_shapes(found.spec, "f32").keys()
+    assert len(sentences) > COUNT // 3
+    assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
+    assert max(map(len, sentences)) < 600
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def assert_usable(array: Callable[[str], np.ndarray], names: dict[str, str]) -> None:
+    """Reads every byte that a tensor covers."""
+    for stored in names.values():
+        array(stored).astype(np.float64).sum()
+
+
+def test_every_cut_of_a_model_is_refused(sample: Path, tmp_path: Path) -> None:
+    data = sample.read_bytes()
+    path = tmp_path / f"cut{sample.suffix}"
+    places = structure(sample, data)
+    sizes = {p for place in places for p in range(place.start, place.stop, 13)}
+    sizes |= {place.stop - 1 for place in places} | set(range(0, len(data), 997))
+    for size in sorted(size for size in sizes if size < len(data)):
+        path.unlink(missing_ok=True)
+        path.write_bytes(data[:size])
+        with pytest.raises(CheckpointError):
+            open_checkpoint(path)
+
+
+def test_random_bytes_are_never_a_model(tmp_path: Path) -> None:
+    dice = random.Random(2)
+    path = tmp_path / "noise"
+    for start in (b"", b"PK\3\4", b"\x80\x02", (50).to_bytes(8, "little") + b"{", b"GGUF"):
+        for size in (1, 8, 40, 300, 5000):
+            path.unlink(missing_ok=True)
+            path.write_bytes(start + dice.randbytes(size))
+            with pytest.raises(CheckpointError):
+                read_source(path)
