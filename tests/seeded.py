@@ -10,6 +10,8 @@ import torch
 from rwkv_chat.checkpoints.layout import official_shapes
 from rwkv_chat.models.spec import ModelSpec
 
+torch.set_num_threads(1)  # on matrices this small, threads only wait for each other
+
 SHARED = Path(__file__).parents[2] / "shared" / "models"
 
 

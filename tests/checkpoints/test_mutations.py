@@ -95,7 +95,7 @@ def test_damage_to_the_structure_is_refused_or_harmless(sample: Path, tmp_path: 
 def assert_usable(array: Callable[[str], np.ndarray], names: dict[str, str]) -> None:
     """Reads every byte that a tensor covers."""
     for stored in names.values():
-        array(stored).astype(np.float64).sum()
+        array(stored).tobytes()
 
 
 def test_every_cut_of_a_model_is_refused(sample: Path, tmp_path: Path) -> None:
