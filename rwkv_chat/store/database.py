@@ -9,16 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from rwkv_chat.errors import (
-    StoreDamagedError,
-    StoreError,
-    StoreFullError,
-    StoreVersionError,
-)
-from rwkv_chat.store import schema
+from rwkv_chat.errors import StoreDamagedError, StoreError, StoreFullError
 from rwkv_chat.store.files import Ballast, create_private, open_folder
 from rwkv_chat.store.locks import StoreLock
-from rwkv_chat.store.salvage import salvage
+from rwkv_chat.store.opening import BACKUPS, check, connect, identify, migrate
+from rwkv_chat.store.salvage import repair_store
 
 __all__ = ["Database", "Note"]
 
@@ -28,18 +23,6 @@ Note = Callable[[str], None]
 
 _NAME = "conversations.db"
 _WEEK = 7 * 24 * 3600.0
-_SETTINGS = (
-    # Not WAL: two processes on one file is what damages it in SQLite 3.7.0 to 3.51.2.
-    "PRAGMA journal_mode = DELETE",
-    # EXTRA also syncs the folder: after FULL, a power cut may undo the last commit.
-    "PRAGMA synchronous = EXTRA",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA trusted_schema = OFF",
-    "PRAGMA cell_size_check = ON",
-    "PRAGMA mmap_size = 0",
-    "PRAGMA temp_store = MEMORY",  # no text in files outside the folder
-    "PRAGMA secure_delete = ON",
-)
 _FULL_BELOW = 1 << 20
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -64,6 +47,7 @@ class Database:
         self.note = note
         self._mutex = threading.RLock()
         self._marker = folder / "in-use"
+        self._checked = folder / "checked"
         self._ballast = Ballast(folder / "ballast")
         self._sql: sqlite3.Connection | None = None
         self._sound = True
@@ -152,125 +136,53 @@ class Database:
 
     def _open(self) -> None:
         try:
-            self._connect()
+            self._sql = self._prepare()
         except StoreDamagedError as error:
             if not self.alone:
                 raise StoreDamagedError(
                     f"{self.path} is damaged. Close all other windows of rwkv-chat and start it "
                     "again: what can be read will then be saved into a new file."
                 ) from error
-            if self._sql is not None:
-                self._sql.close()
-                self._sql = None
-            damaged = self._move_aside()
-            self._connect()
+            try:
+                repair = repair_store(self.path)
+            except sqlite3.Error as failure:
+                raise self._translate(failure) from failure
+            self._sql = self._prepare()
             self._sound = True
-            conversations, turns = salvage(damaged, self._connection())
             self.note(
-                f"The store of conversations was damaged. {turns} turns in {conversations} "
-                f"conversations could be read and were saved. The damaged file is kept: {damaged}"
+                f"The store of conversations was damaged. {repair.turns} turns in "
+                f"{repair.conversations} conversations could be read and were saved. The damaged "
+                f"file is kept: {repair.damaged}"
             )
 
-    def _connect(self) -> None:
-        create_private(self.path)
+    def _prepare(self) -> sqlite3.Connection:
+        sql = None
         try:
-            self._sql = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=rw",
-                uri=True,
-                timeout=5.0,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            for setting in _SETTINGS:
-                self._sql.execute(setting).fetchall()
-            self._identify(self._sql)
-            self._check(self._sql)
-            self._migrate(self._sql)
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
-
-    def _identify(self, sql: sqlite3.Connection) -> None:
-        (application,) = sql.execute("PRAGMA application_id").fetchone()
-        (version,) = sql.execute("PRAGMA user_version").fetchone()
-        (tables,) = sql.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if application != schema.APPLICATION_ID and (application or version or tables):
-            raise StoreError(
-                f"{self.path} is a database of another program. Move it away, or set "
-                "RWKV_CHAT_HOME to another folder."
-            )
-        if version > schema.VERSION:
-            raise StoreVersionError(
-                f"{self.path} was written by a newer rwkv-chat (its version is {version}, this one "
-                f"knows {schema.VERSION}). Install the newer rwkv-chat; nothing was changed."
-            )
-
-    def _check(self, sql: sqlite3.Connection) -> None:
-        """Look for damage after a crash, and once a week; a file's time tells of the last look."""
-        if not self.alone:
-            return
-        stamp = self.folder / "checked"
-        clean = stamp.exists() and not self._marker.exists()
-        if clean and 0 <= time.time() - stamp.stat().st_mtime < _WEEK:
-            return
-        found = sql.execute("PRAGMA quick_check(1)").fetchone()
-        if found != ("ok",):
-            raise StoreDamagedError(f"{self.path} is damaged: {found[0]}.")
-        with suppress(OSError, StoreError):  # a full disk must not keep the store closed
-            create_private(stamp)
-            stamp.touch()
-
-    def _migrate(self, sql: sqlite3.Connection) -> None:
-        if _version(sql) == schema.VERSION:
-            return
-        sql.execute("BEGIN IMMEDIATE")
-        try:
-            version = _version(sql)  # another window may have been faster
-            if version:
-                if not self.alone:
-                    raise StoreError(
-                        "The store of conversations must be brought to a new version. Close all "
-                        "other windows of rwkv-chat and start it again."
-                    )
-                self._back_up(version)
-            for script in schema.MIGRATIONS[version:]:
-                for statement in _statements(script):
-                    sql.execute(statement)
-            sql.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-            sql.execute(f"PRAGMA user_version = {schema.VERSION}")
-            sql.execute("COMMIT")
-        except BaseException:
-            if sql.in_transaction:
-                sql.execute("ROLLBACK")
+            sql = connect(self.path)
+            identify(sql, self.path)
+            if self.alone and self._is_due():
+                check(sql, self.path)
+                with suppress(OSError, StoreError):  # a full disk must not keep the store closed
+                    create_private(self._checked)
+                    self._checked.touch()
+            migrate(sql, self.path, alone=self.alone)
+        except BaseException as error:
+            if sql is not None:
+                sql.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._translate(error) from error
             raise
+        return sql
 
-    def _back_up(self, version: int) -> None:
-        """Copy the store as it is before a migration, through a second connection."""
-        target = self.folder / f"conversations-version-{version}.backup.db"
-        target.unlink(missing_ok=True)
-        create_private(target)
-        source = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
-        copy = sqlite3.connect(target)
-        try:
-            source.backup(copy)
-        finally:
-            copy.close()
-            source.close()
+    def _is_due(self) -> bool:
+        """Whether to look for damage: after a crash, and once a week."""
+        if self._marker.exists() or not self._checked.exists():
+            return True
+        return not 0 <= time.time() - self._checked.stat().st_mtime < _WEEK
 
     def backups(self) -> list[Path]:
         """Copies made before migrations."""
-        return sorted(self.folder.glob("conversations-version-*.backup.db"))
-
-    def _move_aside(self) -> Path:
-        stem = time.strftime("conversations-damaged-%Y%m%d-%H%M%S")
-        for number in range(1000):
-            target = self.folder / f"{stem}-{number}.db"
-            if not target.exists():
-                break
-        journal = self.path.with_name(_NAME + "-journal")
-        if journal.exists():  # belongs to the file under its new name
-            journal.replace(target.with_name(target.name + "-journal"))
-        self.path.replace(target)
-        return target
+        return sorted(self.folder.glob(BACKUPS))
 
     def _transact(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
         sql = self._connection()
@@ -316,19 +228,3 @@ class Database:
             return shutil.disk_usage(self.folder).free < _FULL_BELOW
         except OSError:
             return False
-
-
-def _version(sql: sqlite3.Connection) -> int:
-    (version,) = sql.execute("PRAGMA user_version").fetchone()
-    return int(version)
-
-
-def _statements(script: str) -> list[str]:
-    """The statements of `script`; `executescript` would commit the open transaction."""
-    statements: list[str] = []
-    start = 0
-    for end, char in enumerate(script, 1):
-        if char == ";" and sqlite3.complete_statement(script[start:end]):
-            statements.append(script[start:end])
-            start = end
-    return statements

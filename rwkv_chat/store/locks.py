@@ -1,6 +1,7 @@
 """Who has the store open: shared by every window, exclusive while one of them repairs it."""
 
 import os
+import time
 from pathlib import Path
 
 from rwkv_chat.errors import StoreError
@@ -11,6 +12,8 @@ except ImportError:  # Windows, where an open database cannot be renamed or repl
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["StoreLock"]
+
+_PATIENCE = 10.0
 
 
 class StoreLock:
@@ -40,9 +43,26 @@ class StoreLock:
         return True
 
     def share(self) -> None:
-        """Let others in (or wait for one that must be alone), and keep them from being alone."""
-        if fcntl is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        """Let others in, or wait for one that is alone; and keep them from being alone.
+
+        Raises:
+            StoreError: another window has been alone for 10 seconds.
+        """
+        if fcntl is None:
+            return
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise StoreError(
+                        "Another window of rwkv-chat is repairing or checking the store of "
+                        "conversations. Wait until it has finished, or close it."
+                    ) from error
+                time.sleep(0.01)
+            else:
+                return
 
     def close(self) -> None:
         """Let go."""

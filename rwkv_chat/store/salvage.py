@@ -1,10 +1,17 @@
 """Reading what can still be read of a damaged store, row by row."""
 
+import os
+import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["salvage"]
+from rwkv_chat.store.files import create_private
+from rwkv_chat.store.opening import connect, migrate
+
+__all__ = ["Repair", "repair_store"]
 
 _PROBE = 10_000
 _CONVERSATION = ("id", "title", "created", "updated", "changed", "head", "settings", "deleted")
@@ -15,7 +22,58 @@ _TURN = (
 _Row = dict[str, object]
 
 
-def salvage(damaged: Path, target: sqlite3.Connection) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What became of a damaged store: where it is kept, and how much of it was saved."""
+
+    damaged: Path
+    conversations: int
+    turns: int
+
+
+def repair_store(path: Path) -> Repair:
+    """Put a new store with all that can be read of the one at `path` in its place.
+
+    The damaged file stays where it is until the new one is complete, and is then kept under another
+    name, so that a crash at any moment leaves one of them to start from.
+
+    Raises:
+        StoreError: the new file cannot be created. sqlite3.Error: it cannot be written.
+    """
+    fresh = path.with_name("conversations-repaired.db")
+    for left in (fresh, _journal(fresh)):
+        left.unlink(missing_ok=True)
+    target = connect(fresh)
+    try:
+        migrate(target, fresh, alone=True)
+        conversations, turns = _salvage(path, target)
+    finally:
+        target.close()
+    kept = _keep_aside(path)
+    fresh.replace(path)
+    return Repair(kept, conversations, turns)
+
+
+def _keep_aside(path: Path) -> Path:
+    stem = time.strftime("conversations-damaged-%Y%m%d-%H%M%S")
+    number = 0
+    while (kept := path.with_name(f"{stem}-{number}.db")).exists():
+        number += 1
+    try:
+        os.link(path, kept)
+    except OSError:  # a file system without hard links
+        create_private(kept)
+        shutil.copyfile(path, kept)
+    if _journal(path).exists():  # it must not be played back into the new store
+        _journal(path).replace(_journal(kept))
+    return kept
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(path.name + "-journal")
+
+
+def _salvage(damaged: Path, target: sqlite3.Connection) -> tuple[int, int]:
     """Copy the readable conversations and turns of `damaged` into the empty store `target`.
 
     A turn whose parent is lost becomes a root, one whose conversation is lost goes into a new one

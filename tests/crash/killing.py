@@ -148,10 +148,7 @@ def verify(folder: Path, heard: Acknowledged, figures: Figures) -> None:
     if not (folder / "conversations.db").exists():
         figures.lost += len(heard.turns)
         return
-    sql = sqlite3.connect(folder / "conversations.db")
-    sound = sql.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    sound = sound and not sql.execute("PRAGMA foreign_key_check").fetchall()
-    sql.close()
+    sound = is_sound(folder / "conversations.db")
     figures.orphans_before += len(orphans(folder))
     notes: list[str] = []
     with Conversations.open(folder, note=notes.append, budget_bytes=BUDGET) as store:
@@ -174,6 +171,18 @@ def verify(folder: Path, heard: Acknowledged, figures: Figures) -> None:
             good = False
             figures.failures.append(repr(error))
         figures.bad_snapshots += not good
+
+
+def is_sound(path: Path) -> bool:
+    """Whether SQLite finds nothing wrong."""
+    sql = sqlite3.connect(path)
+    try:
+        whole = sql.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return whole and not sql.execute("PRAGMA foreign_key_check").fetchall()
+    except sqlite3.DatabaseError:
+        return False
+    finally:
+        sql.close()
 
 
 def rows(folder: Path) -> list[tuple[str, str, int]]:

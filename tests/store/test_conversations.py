@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -129,17 +129,17 @@ def test_settings_and_ids_that_cannot_be_stored_are_refused(store: Conversations
     assert store.append(replace(turn(home), tokens_per_s=math.nan)).seq == 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # one store for all examples
+)
 @given(st.text(st.characters(), max_size=30), st.lists(st.integers(0, 2**32 - 1), max_size=9))
-def test_any_text_and_any_ids_come_back(
-    tmp_path_factory: pytest.TempPathFactory, text: str, ids: list[int]
-) -> None:
-    shared = tmp_path_factory.getbasetemp() / "any"
-    with Conversations.open(shared) as store:
-        home = store.create(text, {"t": text}).id
-        made = store.append(turn(home, text=text, ids=tuple(ids)))
-        store.set_label(made.id, text)
-        loaded = store.load(home)
+def test_any_text_and_any_ids_come_back(store: Conversations, text: str, ids: list[int]) -> None:
+    home = store.create(text, {"t": text}).id
+    made = store.append(turn(home, text=text, ids=tuple(ids)))
+    store.set_label(made.id, text)
+    loaded = store.load(home)
     expected = "".join("\ufffd" if 0xD800 <= ord(c) < 0xE000 or c == "\0" else c for c in text)
     back = loaded.turn(made.id)
     assert (back.text, back.label, loaded.title) == (expected, expected, expected)
