@@ -20,7 +20,15 @@ __all__ = ["HEAD_SIZE", "recur", "recur_slowly"]
 HEAD_SIZE = 64
 
 _SOURCE = Path(__file__).parents[2] / "kernels" / "training" / "wkv7.cpp"
-_FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread"]
+_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+]
 
 
 @cache

@@ -1,0 +1,50 @@
+"""Cross entropy over the vocabulary without ever holding all the logits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["cross_entropy"]
+
+_ROWS = 512
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        kind = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
+        matrix = head.to(kind)
+        dx = torch.empty_like(x)
+        dhead = torch.zeros_like(head, dtype=torch.float32)
+        total = x.new_zeros((), dtype=torch.float32)
+        for first in range(0, len(x), _ROWS):
+            part = slice(first, first + _ROWS)
+            logits = (x[part] @ matrix.T).float()
+            target, weight = targets[part, None], weights[part, None]
+            norm = logits.logsumexp(-1, keepdim=True)
+            total += ((norm - logits.gather(1, target)) * weight).sum()
+            gradient = logits.sub_(norm).exp_().mul_(weight)
+            gradient = gradient.scatter_add_(1, target, -weight).to(kind)
+            dx[part] = gradient @ matrix
+            dhead += (gradient.T @ x[part]).float()
+        ctx.save_for_backward(dx, dhead)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        dx, dhead = ctx.saved_tensors
+        return dx * grads[0].to(dx.dtype), dhead * grads[0], None, None
+
+
+def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of next-token losses in nats; the gradient is made along the way.
+
+    Args:
+        x: inputs of the head, float32 or bfloat16 [M, D].
+        head: its weight, float32 [V, D].
+        targets: int64 [M].
+        weights: float32 [M].
+    """
+    total: Tensor = _CrossEntropy.apply(x, head, targets, weights)  # type: ignore[no-untyped-call]
+    return total

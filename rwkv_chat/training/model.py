@@ -1,0 +1,203 @@
+"""RWKV-7 (x070) for training, in torch, with the official tensor names and initial values.
+
+Equations and initial values follow the official RWKV-7 of RWKV-LM.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.training.operator import HEAD_SIZE, recur
+
+__all__ = ["Shape", "Trainee"]
+
+_GROUP_NORM_EPS = 64e-5
+_DECAY_SCALE = math.exp(-0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Layers, embedding width D (a multiple of 64) and rows of the vocabulary."""
+
+    n_layer: int
+    n_embd: int
+    vocab_size: int
+
+    def spec(self) -> ModelSpec:
+        """The full specification; the ranks grow with the square root of D, as officially."""
+
+        def rank(factor: float) -> int:
+            return max(32, round(factor * math.sqrt(self.n_embd) / 32) * 32)
+
+        return ModelSpec(
+            generation="7",
+            n_layer=self.n_layer,
+            n_embd=self.n_embd,
+            vocab_size=self.vocab_size,
+            head_size=HEAD_SIZE,
+            n_ffn=4 * self.n_embd,
+            rank_w=rank(2.5),
+            rank_a=rank(2.5),
+            rank_v=rank(1.7),
+            rank_g=rank(5.0),
+            group_norm_eps=_GROUP_NORM_EPS,
+        )
+
+
+def _orthogonal(rows: int, columns: int, gain: float) -> nn.Parameter:
+    scale = gain * max(1.0, math.sqrt(rows / columns))
+    return nn.Parameter(nn.init.orthogonal_(torch.empty(rows, columns), gain=scale))
+
+
+def _matrix(rows: int, columns: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(columns, rows, bias=False)
+    if gain:
+        nn.init.orthogonal_(layer.weight, gain=gain * max(1.0, math.sqrt(rows / columns)))
+    else:
+        nn.init.zeros_(layer.weight)
+    return layer
+
+
+def _shifted(x: Tensor) -> Tensor:
+    return F.pad(x, (0, 0, 1, -1))
+
+
+class TimeMix(nn.Module):
+    """The recurrent half of a block."""
+
+    def __init__(self, spec: ModelSpec, layer: int) -> None:
+        super().__init__()
+        d, self.n_head, self.layer = spec.n_embd, spec.n_head, layer
+        up = layer / max(1, spec.n_layer - 1)
+        down = 1.0 - layer / spec.n_layer
+        i = torch.arange(d, dtype=torch.float32)
+        linear = i / (d - 1) - 0.5
+        zigzag = (i % HEAD_SIZE - (HEAD_SIZE - 1) / 2) / ((HEAD_SIZE - 1) / 2)
+        zigzag = zigzag * zigzag.abs()
+        decay = -6 + 6 * (i / (d - 1)) ** (1 + up**0.3)
+
+        def mix(power: float) -> nn.Parameter:
+            return nn.Parameter(1.0 - (i / d) ** (power * down))
+
+        self.x_r, self.x_w, self.x_k = mix(0.2), mix(0.9), mix(0.7)
+        self.x_v, self.x_a, self.x_g = mix(0.7), mix(0.9), mix(0.2)
+        self.w0 = nn.Parameter(decay + 0.5 + zigzag * 2.5)
+        self.w1 = nn.Parameter(torch.zeros(d, spec.rank_w))
+        self.w2 = _orthogonal(spec.rank_w, d, 0.1)
+        self.a0 = nn.Parameter(-0.19 + zigzag * 0.3 + linear * 0.4)
+        self.a1 = nn.Parameter(torch.zeros(d, spec.rank_a))
+        self.a2 = _orthogonal(spec.rank_a, d, 0.1)
+        if layer:
+            self.v0 = nn.Parameter(0.73 - linear * 0.4)
+            self.v1 = nn.Parameter(torch.zeros(d, spec.rank_v))
+            self.v2 = _orthogonal(spec.rank_v, d, 0.1)
+        self.g1 = nn.Parameter(torch.zeros(d, spec.rank_g))
+        self.g2 = _orthogonal(spec.rank_g, d, 0.1)
+        self.k_k = nn.Parameter(0.71 - linear * 0.1)
+        self.k_a = nn.Parameter(torch.full((d,), 1.02))
+        self.r_k = nn.Parameter(torch.full((self.n_head, HEAD_SIZE), -0.04))
+        self.receptance = _matrix(d, d, 1.0)
+        self.key = _matrix(d, d, 0.1)
+        self.value = _matrix(d, d, 1.0)
+        self.output = _matrix(d, d, 0.0)
+        self.ln_x = nn.GroupNorm(self.n_head, d, eps=_GROUP_NORM_EPS)
+        nn.init.constant_(self.ln_x.weight, ((1 + layer) / spec.n_layer) ** 0.7)
+
+    def forward(self, x: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x [B, T, D] and the values of layer 0; returns the update and those values."""
+        batch, steps, d = x.shape
+        heads = (batch, steps, self.n_head, HEAD_SIZE)
+        delta = _shifted(x) - x
+        r = self.receptance(x + delta * self.x_r)
+        k = self.key(x + delta * self.x_k)
+        xv = x + delta * self.x_v
+        v = self.value(xv)
+        w = self.w0 + torch.tanh((x + delta * self.x_w) @ self.w1) @ self.w2
+        a = torch.sigmoid(self.a0 + (x + delta * self.x_a) @ self.a1 @ self.a2)
+        g = torch.sigmoid((x + delta * self.x_g) @ self.g1) @ self.g2
+        w = torch.exp(-_DECAY_SCALE * torch.sigmoid(w.float()))
+        if v_first is None:
+            v_first = v
+        else:
+            v = v + (v_first - v) * torch.sigmoid(self.v0 + xv @ self.v1 @ self.v2)
+        kk = F.normalize((k * self.k_k).view(heads), dim=-1)
+        k = (k * (1 + (a - 1) * self.k_a)).view(heads)
+        r, v4 = r.view(heads), v.view(heads)
+        y = recur(r, w.view(heads), k, v4, -kk, kk * a.view(heads))
+        y = self.ln_x(y.view(batch * steps, d)).view(batch, steps, d)
+        bonus = (r * k * self.r_k).sum(-1, keepdim=True) * v4
+        update: Tensor = self.output((y + bonus.view(batch, steps, d)) * g)
+        return update, v_first
+
+
+class ChannelMix(nn.Module):
+    """The feed-forward half of a block: a squared ReLU between two matrices."""
+
+    def __init__(self, spec: ModelSpec, layer: int) -> None:
+        super().__init__()
+        d = spec.n_embd
+        down = 1.0 - layer / spec.n_layer
+        self.x_k = nn.Parameter(1.0 - (torch.arange(d) / d) ** (down**4))
+        self.key = _matrix(spec.n_ffn, d, 1.0)
+        self.value = _matrix(d, spec.n_ffn, 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, D]; returns the update."""
+        hidden = torch.relu(self.key(x + (_shifted(x) - x) * self.x_k))
+        update: Tensor = self.value(hidden * hidden)
+        return update
+
+
+class Block(nn.Module):
+    """Time mix and channel mix, each behind a layer norm and around a residual."""
+
+    def __init__(self, spec: ModelSpec, layer: int) -> None:
+        super().__init__()
+        if layer == 0:
+            self.ln0 = nn.LayerNorm(spec.n_embd)
+        self.ln1 = nn.LayerNorm(spec.n_embd)
+        self.ln2 = nn.LayerNorm(spec.n_embd)
+        self.att = TimeMix(spec, layer)
+        self.ffn = ChannelMix(spec, layer)
+
+    def forward(self, x: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x [B, T, D]; returns the new x and the values of layer 0."""
+        if v_first is None:
+            x = self.ln0(x)
+        update, v_first = self.att(self.ln1(x), v_first)
+        x = x + update
+        return x + self.ffn(self.ln2(x)), v_first
+
+
+class Trainee(nn.Module):
+    """The whole model. `state_dict()` has the official names and shapes."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        spec = shape.spec()
+        self.emb = nn.Embedding(spec.vocab_size, spec.n_embd)
+        nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
+        self.blocks = nn.ModuleList(Block(spec, layer) for layer in range(spec.n_layer))
+        self.ln_out = nn.LayerNorm(spec.n_embd)
+        self.head = _matrix(spec.vocab_size, spec.n_embd, 0.0)
+        gain = 0.5 * math.sqrt(spec.vocab_size / spec.n_embd)
+        nn.init.orthogonal_(self.head.weight, gain=gain)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids int64 [B, T], each row from an empty state; returns logits [B, T, V]."""
+        logits: Tensor = self.head(self.features(ids))
+        return logits
+
+    def features(self, ids: Tensor) -> Tensor:
+        """What the head reads, [B, T, D]."""
+        x = self.emb(ids)
+        v_first = None
+        for block in self.blocks:
+            x, v_first = block(x, v_first)
+        out: Tensor = self.ln_out(x)
+        return out
