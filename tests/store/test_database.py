@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rwkv_chat.errors import StoreDamagedError, StoreError, StoreVersionError
-from rwkv_chat.store import files, schema
+from rwkv_chat.errors import StoreDamagedError, StoreError, StoreFullError, StoreVersionError
+from rwkv_chat.store import files, salvage, schema
 from rwkv_chat.store.conversations import Conversations
 from rwkv_chat.store.database import Database
+from rwkv_chat.store.opening import connect
 from tests.store.samples import state, turn
 
 DATABASE = "conversations.db"
@@ -362,3 +363,47 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StoreError, match="Permission denied"):
         Database(folder, lambda note: None)
+
+
+@pytest.mark.parametrize("step", ["_salvage", "_keep_aside", "replace"])
+def test_a_repair_that_is_cut_off_is_done_again(
+    folder: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    texts = fill(folder)
+    damage_page(folder, pages(folder) // 2)
+    mark_unclean(folder)
+
+    def crash(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if step == "replace":
+            patch.setattr(Path, "replace", crash)
+        else:
+            patch.setattr(salvage, step, crash)
+        with pytest.raises(KeyboardInterrupt):
+            Conversations.open(folder)
+    with Conversations.open(folder, note=notes.append) as store:
+        assert len(texts_of(store)) >= len(texts) * 0.85
+        assert "damaged" in notes[0]
+    assert sorted(path.name for path in folder.glob("*repaired*")) == []
+
+
+def test_a_repair_without_room_leaves_the_damaged_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(folder)
+    damage_page(folder, pages(folder) // 2)
+    mark_unclean(folder)
+    before = (folder / DATABASE).read_bytes()
+
+    def connect_small(path: Path) -> sqlite3.Connection:
+        sql = connect(path)
+        sql.execute("PRAGMA max_page_count = 12")
+        return sql
+
+    monkeypatch.setattr(salvage, "connect", connect_small)
+    with pytest.raises(StoreFullError):
+        Conversations.open(folder)
+    assert (folder / DATABASE).read_bytes() == before
+    assert list(folder.glob("conversations-damaged-*")) == []

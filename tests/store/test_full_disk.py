@@ -141,3 +141,30 @@ def test_a_disk_of_seven_megabytes(tmp_path: Path) -> None:
     assert turns > 400  # more than 4 MB of turns in a disk of 7 MB with a reserve of 4
     assert notes == 1
     assert "could not be saved" in reason
+
+
+@pytest.mark.parametrize("pages", range(0, 14))
+def test_wherever_the_disk_becomes_full_what_was_committed_stays(
+    store: Conversations, folder: Path, pages: int
+) -> None:
+    home = store.create("t", {}).id
+    kept = [store.append(turn(home, text="before"))]
+    store._database._ballast.release()
+    limit(store, pages)
+    refused = 0
+    for number in range(30):
+        try:
+            made = store.append(turn(home, kept[-1].id, text=f"{number} " * 900))
+            kept.append(made)
+            store.update(replace(made, text=made.text + "x" * 5000))
+        except StoreFullError:
+            refused += 1
+        else:
+            kept[-1] = replace(made, text=made.text + "x" * 5000)
+    assert refused > 0
+    assert list(store.load(home).turns.values()) == kept
+    limit(store, 100_000)
+    assert store.append(turn(home, kept[-1].id)).seq == len(kept) + 1
+    store.close()
+    with Conversations.open(folder) as again:
+        assert len(again.load(home).turns) == len(kept) + 1
