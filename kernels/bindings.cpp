@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -14,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "rwkv/bandwidth.h"
 #include "rwkv/decoder.h"
 #include "rwkv/dispatch.h"
 #include "rwkv/loading.h"
@@ -180,6 +182,14 @@ std::uint32_t sample(nb::handle logits, double temperature, double top_p, std::u
     rwkv::Sampler sampler(*rwkv::available_kernels().back());
     return sampler.choose({values.begin(), values.end()}, settings,
                           rwkv::random_number(seed, draw));
+}
+
+double read_bandwidth(std::size_t threads) {
+    if (threads < 1 || threads > kMaxThreads) {
+        refuse("threads must lie between 1 and " + std::to_string(kMaxThreads) + ".");
+    }
+    const Unlocked unlocked;
+    return rwkv::read_bandwidth(*rwkv::available_kernels().back(), threads);
 }
 
 void init_vocabulary(rwkv::Vocabulary* self, const nb::sequence& token_bytes) {
@@ -357,6 +367,7 @@ Floats logits_of(const rwkv::Decoder& self) {
 NB_MODULE(_native, module) {
     module.doc() = "The compiled core.";
     module.def("isas", &isas);
+    module.def("read_bandwidth", &read_bandwidth, nb::arg("threads"));
     module.def("sample", &sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_p"),
                nb::arg("top_k"), nb::arg("min_p"), nb::arg("seed"), nb::arg("draw"));
 
@@ -371,6 +382,7 @@ NB_MODULE(_native, module) {
              nb::arg("isa"))
         .def_prop_ro("isa", [](const PyModel& self) { return self.model->kernels().name; })
         .def_prop_ro("threads", [](const PyModel& self) { return self.model->threads(); })
+        .def_prop_ro("active_channels", [](PyModel& self) { return self.model->active_channels(); })
         .def("forward", &forward, nb::arg("ids"), nb::arg("state").none())
         .def("forward_batch", &forward_batch, nb::arg("ids"), nb::arg("states"));
 

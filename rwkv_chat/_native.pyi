@@ -8,7 +8,10 @@ import numpy.typing as npt
 F32 = npt.NDArray[np.float32]
 
 def isas() -> list[str]:
-    """The instruction sets that were built and that this CPU has, slowest first ("scalar", "avx2", "avx512")."""
+    """What was built and this CPU has, slowest first, such as ["scalar", "avx2", "avx512"]."""
+
+def read_bandwidth(threads: int) -> float:
+    """How fast this many threads read memory, in bytes per second; takes a tenth of a second."""
 
 def sample(
     logits: F32,
@@ -19,20 +22,32 @@ def sample(
     seed: int,
     draw: int,
 ) -> int:
-    """The id that draw number `draw` of `seed` picks from `logits` (float32 [V]), without penalties."""
+    """The id that draw number `draw` of `seed` picks from `logits` (float32 [V]).
+
+    No penalties; an id with a logit of -infinity is never picked. Raises ValueError: NaN, infinity,
+    no finite logit, or a setting out of range.
+    """
 
 class Vocabulary:
     """Greedy longest match over bytes."""
 
     def __init__(self, token_bytes: Sequence[bytes]) -> None:
-        """`token_bytes[i]` are the bytes of id i; empty for an id that never stands for text."""
+        """`token_bytes[i]` are the bytes of id i; empty for an id that never stands for text.
+
+        Of two ids with the same bytes, `encode` gives the lower one.
+        """
     def __len__(self) -> int: ...
-    def encode(self, data: bytes) -> list[int]: ...
+    def encode(self, data: bytes) -> list[int]:
+        """Raises ValueError for a byte that no token covers."""
     def decode(self, ids: Sequence[int]) -> bytes:
         """Raises IndexError for an id outside the vocabulary."""
 
 class Model:
-    """The weights (borrowed: the arrays are kept alive, never copied) and a thread pool."""
+    """The weights and a thread pool.
+
+    Matrices are borrowed: their arrays are kept alive, never copied, and may be read-only and
+    unaligned. Vectors are copied.
+    """
 
     def __init__(
         self,
@@ -43,13 +58,21 @@ class Model:
     ) -> None:
         """`spec` holds the fields of ModelSpec but for `generation`; bf16 weights come as uint16.
 
-        `threads` 0 means one per physical core; `isa` "" means the fastest available. Raises ValueError.
+        `threads` 0 means one per physical core; `isa` "" means what RWKV_CHAT_ISA names, or else
+        the fastest available. Raises ValueError with a whole sentence.
         """
     @property
     def isa(self) -> str: ...
     @property
     def threads(self) -> int: ...
-    def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]: ...
+    @property
+    def active_channels(self) -> int:
+        """Hidden channels of the channel mix that were not zero, over all tokens so far."""
+    def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]:
+        """Logits [V] after the last id, and the new state [S].
+
+        Raises IndexError for an id outside the vocabulary, ValueError for no ids or a wrong state.
+        """
     def forward_batch(self, ids: Sequence[int], states: F32) -> tuple[F32, F32]:
         """`states` float32 [B, S]; returns logits [B, V] and new states [B, S]."""
 

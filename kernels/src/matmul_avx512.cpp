@@ -10,7 +10,9 @@ namespace {
 constexpr size_t kRows = 4;
 constexpr size_t kTokens = 6;
 
-template <bool kBf16, int kT>
+// kTail: the columns are no multiple of the lanes. Known to the compiler, because otherwise it keeps
+// the accumulators in memory for the sake of the tail.
+template <bool kBf16, int kT, bool kTail>
 void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, size_t x_stride,
                    float* y, size_t y_stride) {
     // Rows past the end repeat the last one; their sums are not stored.
@@ -18,6 +20,7 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
     for (size_t r = 0; r < kRows; ++r) rows[r] = row_of(w, row + (r < valid ? r : valid - 1));
     __m512 sums[kRows][kT];
     for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 6
         for (int t = 0; t < kT; ++t) sums[r][t] = _mm512_setzero_ps();
     }
     const size_t whole = w.columns / kLanes * kLanes;
@@ -29,7 +32,7 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
             for (int t = 0; t < kT; ++t) sums[r][t] = _mm512_fmadd_ps(weights, xs[t], sums[r][t]);
         }
     }
-    if (whole < w.columns) {
+    if constexpr (kTail) {
         const __mmask16 mask = mask_of(w.columns - whole);
         for (int t = 0; t < kT; ++t) {
             const __m512 xs = _mm512_maskz_loadu_ps(mask, x + t * x_stride + whole);
@@ -40,6 +43,7 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
         }
     }
     const __mmask8 stored = static_cast<__mmask8>((1u << valid) - 1u);
+#pragma GCC unroll 6
     for (int t = 0; t < kT; ++t) {
         const __m128 sum = sum_lanes(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
         _mm_mask_storeu_ps(y + t * y_stride + row, stored, sum);
@@ -51,7 +55,11 @@ void multiply_rows(const Matrix& w, size_t first, size_t last, const float* x, s
                    float* y, size_t y_stride) {
     for (size_t row = first; row < last; row += kRows) {
         const size_t valid = last - row < kRows ? last - row : kRows;
-        multiply_tile<kBf16, kT>(w, row, valid, x, x_stride, y, y_stride);
+        if (w.columns % kLanes == 0) {
+            multiply_tile<kBf16, kT, false>(w, row, valid, x, x_stride, y, y_stride);
+        } else {
+            multiply_tile<kBf16, kT, true>(w, row, valid, x, x_stride, y, y_stride);
+        }
     }
 }
 

@@ -38,6 +38,8 @@ Model::Workshop& Model::workshop() {
     return *workshop_;
 }
 
+std::uint64_t Model::active_channels() { return workshop().step.active_channels(); }
+
 void Model::forward(const std::vector<Segment>& segments) {
     Workshop& shop = workshop();
     const std::lock_guard<std::mutex> turn(shop.turn);

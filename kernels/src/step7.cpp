@@ -233,6 +233,7 @@ void Step::channel_mix(std::size_t index) {
             count += hidden_[t * f + i] != 0;
         }
         active_count_[t] = count;
+        active_channels_.fetch_add(count, std::memory_order_relaxed);
     });
     // One token wants long reads; many tokens want a block of columns that stays in the cache.
     const std::size_t shares = divide_up(d, pool_.size() * 2 * kBlockColumns);

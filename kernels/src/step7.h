@@ -1,6 +1,8 @@
 // One step of RWKV-7 over all layers, for some tokens of some segments.
 #pragma once
 
+#include <atomic>
+
 #include "rwkv/model.h"
 
 namespace rwkv {
@@ -23,6 +25,9 @@ public:
     // ids [rows], runs cover [0, rows) in order, rows <= kMaxRows.
     void forward(const std::uint32_t* ids, std::size_t rows, const std::vector<Run>& runs);
 
+    // Hidden channels of the channel mix that were not zero, over all calls.
+    std::uint64_t active_channels() const { return active_channels_.load(std::memory_order_relaxed); }
+
 private:
     struct Product;  // one matrix product of a phase
 
@@ -43,6 +48,7 @@ private:
     const Kernels& kernels_;
     ThreadPool& pool_;
 
+    std::atomic<std::uint64_t> active_channels_{0};
     std::size_t rows_ = 0;
     const std::vector<Run>* runs_ = nullptr;
     std::vector<std::size_t> run_of_;  // [rows]

@@ -13,7 +13,18 @@ from rwkv_chat.errors import EngineError, UsageError
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32, StateLayout
 
-__all__ = ["NativeBackend"]
+__all__ = ["NativeBackend", "read_bandwidth"]
+
+_MAX_THREADS = 256
+_VALUE = ".ffn.value.weight"
+
+
+def read_bandwidth(threads: int) -> float:
+    """How fast `threads` threads of this machine read memory, in bytes per second.
+
+    Takes about a tenth of a second and 256 MiB.
+    """
+    return _native.read_bandwidth(threads)
 
 
 @contextmanager
@@ -49,14 +60,22 @@ class NativeBackend:
         """
         if spec.generation != "7":
             raise EngineError(
-                f"The native engine runs RWKV-7 models only, and this one is RWKV-{spec.generation}."
+                f"The native engine runs RWKV-7 only, and this model is RWKV-{spec.generation}."
             )
+        if threads is not None and not 1 <= threads <= _MAX_THREADS:
+            raise EngineError(f"threads must lie between 1 and {_MAX_THREADS}, not {threads}.")
         fields = asdict(spec)
         del fields["generation"]
         with _refusals(EngineError):
             self._model = _native.Model(fields, tensors, threads or 0, isa or "")
         self._spec = spec
         self._layout = StateLayout.of(spec)
+        self._step_bytes = sum(
+            tensors[name].nbytes for name in tensors if not name.endswith(("emb.weight", _VALUE))
+        )
+        self._value_bytes = sum(tensors[name].nbytes for name in tensors if name.endswith(_VALUE))
+        self._n_tokens = 0
+        self._first_active = 0
         self._vocabulary: tuple[Sequence[bytes], _native.Vocabulary] | None = None
 
     @property
@@ -75,10 +94,40 @@ class NativeBackend:
         """The parts of the state."""
         return self._layout
 
+    @property
+    def isa(self) -> str:
+        """The instruction set in use, such as "avx512"."""
+        return self._model.isa
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        return self._model.threads
+
+    def reset_counters(self) -> None:
+        """Begin to count for `ffn_zero_fraction`."""
+        self._n_tokens = 0
+        self._first_active = self._model.active_channels
+
+    def ffn_zero_fraction(self) -> float:
+        """The share of the channel mix's hidden channels that was zero since `reset_counters`.
+
+        Counts what went through `forward` and `forward_batch`; 0 if nothing did.
+        """
+        total = self._n_tokens * self._spec.n_layer * self._spec.n_ffn
+        active = self._model.active_channels - self._first_active
+        return 1 - active / total if total else 0.0
+
+    def weight_bytes_per_step(self, zero_fraction: float) -> int:
+        """Bytes of weights that one step reads when this share of hidden channels is zero."""
+        return self._step_bytes + round(self._value_bytes * (1 - zero_fraction))
+
     def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]:
         """Feed `ids` after `state`; see `engine.backend.Backend.forward`."""
         with _refusals(UsageError):
-            return self._model.forward(ids, state)
+            result = self._model.forward(ids, state)
+        self._n_tokens += len(ids)
+        return result
 
     def forward_batch(
         self, ids: Sequence[int], states: Sequence[F32 | None]
@@ -98,6 +147,7 @@ class NativeBackend:
             row[:] = state
         with _refusals(UsageError):
             logits, new = self._model.forward_batch(ids, batch)
+        self._n_tokens += len(ids)
         return logits, [row.copy() for row in new]
 
     def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> Decoder:
@@ -123,7 +173,7 @@ class NativeBackend:
             )
 
     def _vocabulary_of(self, token_bytes: Sequence[bytes]) -> _native.Vocabulary:
-        """Built once for each list of tokens: every answer of a conversation brings the same one."""
+        """Built once for a list of tokens: every answer of a conversation brings the same."""
         if self._vocabulary is None or self._vocabulary[0] is not token_bytes:
             self._vocabulary = (token_bytes, _native.Vocabulary(token_bytes))
         return self._vocabulary[1]

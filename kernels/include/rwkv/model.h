@@ -71,6 +71,10 @@ public:
     const Kernels& kernels() const { return kernels_; }
     std::size_t threads() const { return threads_; }
 
+    // Hidden channels of the channel mix that were not zero, over all calls of this process; each
+    // token has layers * hidden of them.
+    std::uint64_t active_channels();
+
     // Feeds the ids of every segment after its state. Calls from several threads take turns.
     void forward(const std::vector<Segment>& segments);
 

@@ -1,0 +1,182 @@
+"""What the door of the compiled model refuses, and with which words."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwkv_chat import _native
+from tests.kernels.oracle import make_spec, make_tensors, spec_fields
+
+SPEC = make_spec()
+STATE_SIZE = SPEC.n_layer * (2 + SPEC.head_size) * SPEC.n_embd
+
+
+@pytest.fixture
+def model() -> _native.Model:
+    return _native.Model(spec_fields(SPEC), make_tensors(SPEC, 1), 2, "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n_layer", 0), ("n_layer", -1), ("n_layer", 2**40), ("n_embd", 0), ("head_size", 0),
+        ("head_size", 24), ("head_size", 64), ("vocab_size", 0), ("vocab_size", 2**62),
+        ("n_ffn", 0), ("rank_w", 0), ("rank_v", 0), ("group_norm_eps", float("nan")),
+        ("group_norm_eps", 0.0), ("n_layer", "two"), ("group_norm_eps", "small"),
+    ],
+)  # fmt: skip
+def test_a_spec_that_makes_no_sense(field: str, value: object) -> None:
+    fields = {**spec_fields(SPEC), field: value}
+    with pytest.raises(ValueError, match=field):
+        _native.Model(fields, make_tensors(SPEC, 1), 1, "")  # type: ignore[arg-type]
+
+
+def test_a_field_is_missing() -> None:
+    fields = spec_fields(SPEC)
+    del fields["rank_g"]
+    with pytest.raises(ValueError, match="no field rank_g"):
+        _native.Model(fields, make_tensors(SPEC, 1), 1, "")
+
+
+def test_every_tensor_is_needed() -> None:
+    tensors = make_tensors(SPEC, 1)
+    for name in tensors:
+        rest = {key: values for key, values in tensors.items() if key != name}
+        with pytest.raises(ValueError, match=f"no tensor {name}\\."):
+            _native.Model(spec_fields(SPEC), rest, 1, "")
+
+
+def test_every_shape_is_checked() -> None:
+    tensors = make_tensors(SPEC, 1)
+    for name, values in tensors.items():
+        with pytest.raises(ValueError, match=f"Tensor {name} has the shape"):
+            _native.Model(spec_fields(SPEC), {**tensors, name: values[:-1].copy()}, 1, "")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.zeros((61, 32), dtype=np.float64), np.zeros((61, 32), dtype=np.int16),
+        np.zeros((61, 32), dtype=">f4"), np.zeros((32, 61), dtype=np.float32).T,
+        np.zeros((61, 64), dtype=np.float32)[:, ::2], "weights", None,
+    ],
+)  # fmt: skip
+def test_a_tensor_of_another_kind(values: object) -> None:
+    tensors = {**make_tensors(SPEC, 1), "head.weight": values}
+    with pytest.raises(ValueError, match=r"Tensor head\.weight"):
+        _native.Model(spec_fields(SPEC), tensors, 1, "")  # type: ignore[arg-type]
+
+
+def test_a_vector_must_be_float32() -> None:
+    tensors = make_tensors(SPEC, 1)
+    tensors["blocks.0.att.w0"] = np.zeros(SPEC.n_embd, dtype=np.uint16)
+    with pytest.raises(ValueError, match=r"blocks\.0\.att\.w0 must be float32"):
+        _native.Model(spec_fields(SPEC), tensors, 1, "")
+
+
+def test_unknown_kernels_are_named_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = make_tensors(SPEC, 1)
+    with pytest.raises(ValueError, match=r'"sse9".*available: scalar'):
+        _native.Model(spec_fields(SPEC), tensors, 1, "sse9")
+    monkeypatch.setenv("RWKV_CHAT_ISA", "sse9")
+    with pytest.raises(ValueError, match=r'RWKV_CHAT_ISA.*"sse9".*available: scalar'):
+        _native.Model(spec_fields(SPEC), tensors, 1, "")
+    monkeypatch.setenv("RWKV_CHAT_ISA", "scalar")
+    assert _native.Model(spec_fields(SPEC), tensors, 1, "").isa == "scalar"
+
+
+@pytest.mark.parametrize("token", [-1, SPEC.vocab_size, 2**40, -(2**40)])
+def test_ids_outside_the_vocabulary(model: _native.Model, token: int) -> None:
+    with pytest.raises(IndexError, match=f"{token} is outside the vocabulary of 61"):
+        model.forward([1, token], None)
+    with pytest.raises(IndexError, match=str(token)):
+        model.forward_batch([token], np.zeros((1, STATE_SIZE), dtype=np.float32))
+
+
+def test_no_ids(model: _native.Model) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        model.forward([], None)
+    with pytest.raises(ValueError, match="at least one"):
+        model.forward_batch([], np.zeros((0, STATE_SIZE), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        np.zeros(STATE_SIZE - 1, dtype=np.float32), np.zeros(STATE_SIZE + 1, dtype=np.float32),
+        np.zeros((1, STATE_SIZE), dtype=np.float32), np.zeros(STATE_SIZE, dtype=np.float64),
+        np.zeros(STATE_SIZE, dtype=np.uint16), np.zeros(2 * STATE_SIZE, dtype=np.float32)[::2],
+    ],
+)  # fmt: skip
+def test_a_state_of_another_size_or_type(model: _native.Model, state: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="state must be a"):
+        model.forward([1], state)
+
+
+def test_threads(model: _native.Model) -> None:
+    assert model.threads == 2
+    tensors = make_tensors(SPEC, 1)
+    assert _native.Model(spec_fields(SPEC), tensors, 0, "").threads >= 1
+    with pytest.raises(ValueError, match="threads"):
+        _native.Model(spec_fields(SPEC), tensors, 10_000, "")
+
+
+def test_active_channels_are_counted(model: _native.Model) -> None:
+    assert model.active_channels == 0
+    model.forward(list(range(20)), None)
+    share = model.active_channels / (20 * SPEC.n_layer * SPEC.n_ffn)
+    assert 0.2 < share < 0.8
+
+
+_ROOT = str(Path(__file__).parents[2])
+
+_FORK = """
+import os, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from tests.kernels.oracle import make_spec, make_tensors, spec_fields
+from rwkv_chat import _native
+spec = make_spec()
+model = _native.Model(spec_fields(spec), make_tensors(spec, 1), 3, "")
+before, _ = model.forward([1, 2, 3], None)
+child = os.fork()
+if child == 0:
+    after, _ = model.forward([1, 2, 3], None)
+    same = np.array_equal(before, after)
+    del model
+    sys.exit(0 if same else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_computes_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", _FORK, _ROOT], timeout=60, check=False)
+    assert done.returncode == 0
+
+
+_EXIT = """
+import sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from tests.kernels.oracle import make_spec, make_tensors, spec_fields
+from rwkv_chat import _native
+spec = make_spec()
+model = _native.Model(spec_fields(spec), make_tensors(spec, 1), 3, "")
+def work():
+    while True:
+        model.forward(list(range(60)), None)
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)
+"""
+
+
+def test_a_program_may_end_while_daemon_threads_compute() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _EXIT, _ROOT], timeout=60, check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
