@@ -153,14 +153,18 @@ def _convert_tensor(file: Checkpoint, name: str, array: Array, dtype: str) -> Ar
     result: Array = np.empty(array.shape, safetensors.DTYPES[dtype])
     rows = max(1, BLOCK // max(1, array[0].size))
     for start in range(0, len(array), rows):
-        values = to_float32(array[start : start + rows])
-        stored = from_float32(values, dtype)
-        if not (np.isfinite(values).all() and np.isfinite(to_float32(stored)).all()):
+        block = array[start : start + rows]
+        values = to_float32(block)
+        finite = bool(np.isfinite(values).all())
+        if array.dtype != result.dtype:
+            block = from_float32(values, dtype)
+            finite = finite and bool(np.isfinite(to_float32(block)).all())
+        if not finite:
             raise CheckpointError(
                 f"{file.path}: tensor {name} holds a value that is not finite or too large. "
                 "The file is damaged: get it again."
             )
-        result[start : start + rows] = stored
+        result[start : start + rows] = block
     return result
 
 

@@ -19,7 +19,7 @@ from rwkv_chat.models.state import StateLayout
 __all__ = ["ConvertedModel", "FileInfo", "inspect", "open_model", "verify"]
 
 _WEIGHTS = ("f32", "bf16")
-_VERIFIED_SIZE = 64 << 20
+_VERIFIED_SIZE = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
