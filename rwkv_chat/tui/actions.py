@@ -1,10 +1,11 @@
 """Everything a person can do, in one table: keys, the palette and the help are made from it."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
 
-__all__ = ["ACTIONS", "Action", "bindings", "key_text"]
+__all__ = ["ACTIONS", "Action", "bindings", "help_groups", "key_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,9 @@ class Action:
 
 
 ACTIONS = (
-    Action("answer.stop", "escape", "back", "Stop the answer, leave editing", "Answers"),
+    Action("answer.stop", "escape", "leave", "Stop the answer, leave editing", "Answers"),
     Action("answer.continue", "ctrl+t", "continue", "Continue a stopped answer", "Answers"),
-    Action("answer.regenerate", "ctrl+r", "regenerate", "Answer again, as an alternative", "Answers"),
+    Action("answer.regenerate", "ctrl+r", "regenerate", "Another answer beside it", "Answers"),
     Action("turn.edit", "alt+e", "edit", "Edit this turn, as a new branch", "Turns"),
     Action("turn.previous", "alt+left", "sibling(-1)", "Previous alternative", "Turns"),
     Action("turn.next", "alt+right", "sibling(1)", "Next alternative", "Turns"),
@@ -34,16 +35,16 @@ ACTIONS = (
     Action("turn.fold", "alt+t", "fold", "Fold or unfold the thoughts", "Turns"),
     Action("turn.copy", "alt+y", "copy", "Copy this turn", "Turns"),
     Action("turn.copy_code", "alt+c", "copy_code", "Copy its last code block", "Turns"),
-    Action("chat.new", "ctrl+n", "new_chat", "New conversation", "Conversations", True),
-    Action("chat.list", "ctrl+o", "sidebar", "Show or hide the conversations", "Conversations", True),
+    Action("chat.new", "ctrl+n", "new_chat", "New conversation", "Conversations"),
+    Action("chat.list", "ctrl+o", "sidebar", "Show or hide the list", "Conversations"),
     Action("chat.rename", "f2", "rename", "Rename this conversation", "Conversations"),
     Action("chat.delete", "f8", "delete", "Delete this conversation", "Conversations"),
     Action("chat.undelete", "f9", "undelete", "Bring back the last deleted", "Conversations"),
-    Action("chat.settings", "ctrl+g", "settings", "Settings of this conversation", "Model", True),
-    Action("model.choose", "ctrl+l", "models", "Choose a model", "Model", True),
+    Action("chat.settings", "ctrl+g", "settings", "Settings of this conversation", "Model"),
+    Action("model.choose", "ctrl+l", "models", "Choose a model", "Model"),
     Action("app.theme", "", "change_theme", "Choose a theme", "Application"),
-    Action("app.help", "f1", "help", "All keys", "Application", True),
-    Action("app.palette", "ctrl+p", "command_palette", "All actions", "Application", True, False),
+    Action("app.help", "f1", "help", "All keys", "Application"),
+    Action("app.palette", "ctrl+p", "command_palette", "All actions", "Application", palette=False),
     Action("app.interrupt", "ctrl+c", "interrupt", "Copy what is marked, or stop the answer",
            "Application", palette=False),
     Action("app.quit", "ctrl+q", "quit", "Quit; everything is kept", "Application", True),
@@ -85,3 +86,23 @@ def key_text(keys: str) -> str:
             )
         )
     return " ".join(shown)
+
+
+def help_groups(
+    local: Iterable[tuple[str, BindingType]], keymap: Mapping[str, str]
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Keys and what they do, in groups.
+
+    Args:
+        local: Bindings of widgets, each with the title of its group.
+        keymap: The person's own keys by binding id.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for title, bound in local:
+        if isinstance(bound, Binding):
+            keys = keymap.get(bound.id or "", bound.key)
+            groups.setdefault(title, []).append((key_text(keys), bound.description))
+    for action in ACTIONS:
+        if keys := keymap.get(action.id, action.keys):
+            groups.setdefault(action.group, []).append((key_text(keys), action.title))
+    return list(groups.items())

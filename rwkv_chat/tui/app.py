@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +15,7 @@ from textual.screen import Screen
 
 from rwkv_chat.chat import events
 from rwkv_chat.tui import themes
-from rwkv_chat.tui.actions import ACTIONS, bindings, key_text
+from rwkv_chat.tui.actions import ACTIONS, bindings, help_groups, key_text
 from rwkv_chat.tui.conversation_actions import ConversationActions
 from rwkv_chat.tui.inbox import Inbox
 from rwkv_chat.tui.messages import LeaveComposer, Opened, SessionSpoke, StepSibling, Submitted
@@ -23,6 +24,7 @@ from rwkv_chat.tui.terminal import (
     ControlFilter,
     catch_signals,
     exit_hard_after,
+    know_alt_enter,
     terminal_is_there,
 )
 from rwkv_chat.tui.turn_actions import TurnActions
@@ -54,7 +56,6 @@ class ChatApp(TurnActions, ConversationActions):
     TITLE = "rwkv-chat"
     CSS_PATH = Path(__file__).with_name("app.tcss")
     BINDINGS: ClassVar[list[BindingType]] = bindings()
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-short"), (20, "-tall")]
     ENABLE_COMMAND_PALETTE = True
 
     def __init__(
@@ -72,7 +73,10 @@ class ChatApp(TurnActions, ConversationActions):
         self._wall = ControlFilter()
         self._sidebar_wanted: bool | None = None
         self._ending = False
+        self._warned = False
         self.animation_level = "none"
+        self.VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-tall")]
+        know_alt_enter()
         for known in (themes.DARK, themes.LIGHT):
             self.register_theme(known)
         self.theme = theme or themes.fitting()
@@ -80,12 +84,12 @@ class ChatApp(TurnActions, ConversationActions):
     def compose(self) -> ComposeResult:
         """The layout."""
         with Horizontal(id="main"):
-            yield Sidebar(id="sidebar")
+            yield Sidebar()
             with Vertical(id="centre", classes="-empty"):
-                yield Welcome(id="welcome")
-                yield Transcript(id="transcript", continue_key=self.key_of("answer.continue"))
-                yield Composer(id="composer")
-        yield StatusLine(id="status")
+                yield Welcome()
+                yield Transcript(self.key_of("answer.continue"))
+                yield Composer()
+        yield StatusLine()
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters, and the wall against control codes."""
@@ -156,6 +160,7 @@ class ChatApp(TurnActions, ConversationActions):
         if worked and summaries is not None:
             running = {s.id for s in summaries if self.session.busy(s.id)}
             self.sidebar.show(summaries, self.current, running)
+            self._place_sidebar()
 
     def _show_status(self) -> None:
         hint = f"{self.key_of('app.help')} help"
@@ -170,6 +175,7 @@ class ChatApp(TurnActions, ConversationActions):
     def on_submitted(self, message: Submitted) -> None:
         """Send what was written, or make a branch of the turn that is edited."""
         text, editing, current = message.text, self.editing, self.current
+        self._warned = False
         if not text.strip():
             return
         if editing is not None and current is not None:
@@ -246,7 +252,8 @@ class ChatApp(TurnActions, ConversationActions):
 
     def _place_sidebar(self) -> None:
         wanted = self._sidebar_wanted
-        self.sidebar.display = not self._overlay if wanted is None else wanted
+        fits = not self._overlay and self.sidebar.option_count > 0
+        self.sidebar.display = fits if wanted is None else wanted
         self.sidebar.set_class(self._overlay, "-over")
 
     def on_resize(self, event: input_events.Resize) -> None:
@@ -256,7 +263,7 @@ class ChatApp(TurnActions, ConversationActions):
     def action_sidebar(self) -> None:
         """Show the list and go there; hide it when one is there."""
         sidebar = self.sidebar
-        if sidebar.display and (sidebar.has_focus or not self._overlay and not sidebar.can_focus):
+        if sidebar.display and sidebar.has_focus:
             self._sidebar_wanted = False
             self._place_sidebar()
             self.composer.focus()
@@ -269,29 +276,21 @@ class ChatApp(TurnActions, ConversationActions):
         """Show all keys."""
         from rwkv_chat.tui.screens.help import HelpScreen
 
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for title, widget in (
-            ("Writing", Composer), ("In the transcript", Transcript), ("In the list", Sidebar),
-        ):  # fmt: skip
-            for binding in widget.BINDINGS:
-                keys = self.keymap.get(binding.id or "", binding.key)
-                groups.setdefault(title, []).append((key_text(keys), binding.description))
-        for action in ACTIONS:
-            if keys := self.keymap.get(action.id, action.keys):
-                groups.setdefault(action.group, []).append((key_text(keys), action.title))
-        self.push_screen(HelpScreen(list(groups.items())))
+        widgets = (
+            ("Writing", Composer),
+            ("In the transcript", Transcript),
+            ("In the list", Sidebar),
+        )
+        local = [(title, bound) for title, widget in widgets for bound in widget.BINDINGS]
+        self.push_screen(HelpScreen(help_groups(local, self.keymap)))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every action, for the palette."""
         for action in ACTIONS:
             if action.palette:
                 keys = self.keymap.get(action.id, action.keys)
-                name = action.name
-                yield SystemCommand(
-                    action.title,
-                    f"{action.group} · {key_text(keys)}" if keys else action.group,
-                    lambda name=name: self.run_action(name),
-                )
+                note = f"{action.group} · {key_text(keys)}" if keys else action.group
+                yield SystemCommand(action.title, note, partial(self.run_action, action.name))
 
     def action_interrupt(self) -> None:
         """Ctrl+C: never loses anything."""
@@ -301,7 +300,12 @@ class ChatApp(TurnActions, ConversationActions):
         self.tell(f"{self.key_of('app.quit')} quits. Everything is kept.")
 
     async def action_quit(self) -> None:
-        """Stop what runs, keep it, and go."""
+        """Stop what runs, keep it, and go; ask once when something typed was not sent."""
+        unsent = self.composer.text.strip() and self.editing is None
+        if unsent and not self._warned:
+            self._warned = True
+            self.tell(f"Your text was not sent. {self.key_of('app.quit')} again quits.", "warning")
+            return
         self.end(0)
 
     def end(self, code: int) -> None:
@@ -312,10 +316,9 @@ class ChatApp(TurnActions, ConversationActions):
         if not self.is_headless:
             exit_hard_after(_HARD_EXIT_SECONDS, code)
         for conversation in self.progress.running:
-            self.attempt(lambda conversation=conversation: self.session.stop(conversation))
+            self.attempt(partial(self.session.stop, conversation))
         self.exit(return_code=code)
 
     def _watch_terminal(self) -> None:
         if not terminal_is_there():
             self.end(129)
-

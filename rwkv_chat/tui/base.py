@@ -1,4 +1,4 @@
-"""What every part of the application works with: the session, the conversation on screen, messages."""
+"""What every part of the application works with: session, widgets, and messages to the person."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, TypeVar

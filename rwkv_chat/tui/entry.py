@@ -14,7 +14,10 @@ from rwkv_chat.tui.markdown.lines import Line, Span, fit, wrap
 from rwkv_chat.tui.markdown.render import render_chunk, render_plain
 from rwkv_chat.tui.timeline import Row
 
-__all__ = ["Entry", "Live"]
+__all__ = ["GAP", "Entry", "Live"]
+
+GAP = Line()
+"""The blank line below a turn."""
 
 _ENDINGS = {
     Finish.PARTIAL: "cut off",
@@ -105,7 +108,7 @@ class Entry(Group):
             tail.append(Block(self._waiting))
         if self.live is None and self._ending():
             tail.append(Block(self._end_mark))
-        tail.append(Block(_blank))
+        tail.append(Block(_gap))
         same_head = len(head) <= 2 and len(head) == self._head
         self._head = len(head)
         self.items = [*head, *self._body.blocks, *tail]
@@ -125,7 +128,8 @@ class Entry(Group):
         if row.siblings > 1:
             if row.hidden:
                 turns = "turn" if row.hidden == 1 else "turns"
-                note = f"{row.hidden} {turns} beside " if width >= 56 else f"+{row.hidden} "
+                wide = f"{row.hidden} {turns} in other branches  "
+                note = wide if width >= 56 else f"+{row.hidden} "
                 right.append((note, "dim"))
             right.append((f"‹ {row.number}/{row.siblings} ›", "siblings"))
         room = width - sum(cell_len(text) for text, _ in right) - 1
@@ -192,6 +196,10 @@ def _draw(chunk: Chunk, plain: bool, style: str, width: int) -> list[Line]:
 
 def _guess(chunk: Chunk, width: int) -> int:
     return sum(1 + len(line) // max(1, width) for line in chunk.lines)
+
+
+def _gap(width: int) -> list[Line]:
+    return [GAP]
 
 
 def _blank(width: int) -> list[Line]:

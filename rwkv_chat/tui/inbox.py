@@ -16,7 +16,7 @@ class Inbox:
         wake: Called from any thread when the first event comes into the empty inbox.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], object]) -> None:
         self._wake = wake
         self._lock = threading.Lock()
         self._waiting: deque[Event] = deque()

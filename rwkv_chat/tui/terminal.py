@@ -11,10 +11,13 @@ import sys
 import termios
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from functools import lru_cache
+from typing import cast
 
 from rich.segment import Segment
 from rich.style import Style
+from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual.color import Color
 from textual.filter import LineFilter
 
@@ -28,18 +31,20 @@ __all__ = [
     "clipboard_sequence",
     "copy_with_tool",
     "exit_hard_after",
+    "know_alt_enter",
     "terminal_is_there",
 ]
 
 COPY_LIMIT = 100_000
 """The most bytes that are sent to the clipboard at once."""
 
-# Leave the alternate screen, mouse reports, bracketed paste, focus reports, kitty keys; show the cursor.
-_RESET = b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1015l\x1b[?2004l\x1b[?1004l\x1b[<u\x1b[?1049l\x1b[?25h\x1b[0m"
-
-_CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+# Mouse reports, pasting, focus reports and kitty keys off; main screen, cursor, plain style.
+_RESET = (
+    b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1015l\x1b[?2004l\x1b[?1004l\x1b[<u"
+    b"\x1b[?1049l\x1b[?25h\x1b[0m"
 )
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @lru_cache(1024)
@@ -70,6 +75,20 @@ def catch_signals(loop: asyncio.AbstractEventLoop, end: Callable[[int], None]) -
     """Call `end` with 128 + number when the process is asked to go."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         loop.add_signal_handler(number, end, 128 + number)
+
+
+class _MoreKeys(Enum):
+    ALT_ENTER = "alt+enter"
+
+
+def know_alt_enter() -> None:
+    """Tell Textual what Alt+Enter looks like in terminals without the kitty protocol.
+
+    Textual takes it for Enter there, and a message would be sent. There is no public way.
+    """
+    known = cast(dict[str, tuple[Enum, ...]], ANSI_SEQUENCES_KEYS)
+    for sequence in ("\x1b\r", "\x1b\n"):
+        known.setdefault(sequence, (_MoreKeys.ALT_ENTER,))
 
 
 def terminal_is_there() -> bool:

@@ -17,9 +17,8 @@ DARK = Theme(
     error="#e08c86",
     foreground="#d6dae1",
     background="#15171c",
-    surface="#191c22",
-    panel="#21252d",
-    boost="#1e222a",
+    surface="#1c1e23",
+    panel="#26292f",
     variables={
         "border": "#343a45",
         "border-blurred": "#2a2f38",
@@ -52,7 +51,6 @@ LIGHT = Theme(
     background="#fbfaf7",
     surface="#f5f3ee",
     panel="#ebe8e1",
-    boost="#f0eee8",
     variables={
         "border": "#cfcac0",
         "border-blurred": "#ddd9d0",

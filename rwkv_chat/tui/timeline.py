@@ -1,4 +1,4 @@
-"""A conversation as the transcript shows it: the path to the head, and marks for what is beside it."""
+"""A conversation as the transcript shows it: the path to the head, and what lies beside it."""
 
 from dataclasses import dataclass
 

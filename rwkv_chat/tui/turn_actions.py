@@ -12,7 +12,7 @@ __all__ = ["TurnActions"]
 class TurnActions(BaseApp):
     """Stop, continue, regenerate, edit, step between alternatives, fork, label, copy."""
 
-    def action_back(self) -> None:
+    def action_leave(self) -> None:
         """Leave what one is in: editing, then a running answer, then another part of the screen."""
         if self.editing is not None:
             self.stop_editing()

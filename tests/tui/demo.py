@@ -63,9 +63,14 @@ def build(kind: str) -> FakeSession:
     session.add(chat.id, Role.ASSISTANT, "Yes.", model="fake-0.1b")
     session.add(chat.id, Role.USER, "Please go on.", parent=head)
     session.add(
-        chat.id, Role.ASSISTANT, "Every turn has a snapshot, so one can branch from", model="fake-0.1b",
-        finish=Finish.CANCELLED, ids=(0, 1), tokens_per_s=41.7,
-    )  # fmt: skip
+        chat.id,
+        Role.ASSISTANT,
+        "Every turn has a snapshot, so one can branch from",
+        model="fake-0.1b",
+        finish=Finish.CANCELLED,
+        ids=(0, 1),
+        tokens_per_s=41.7,
+    )
     session.label(chat.id, head or "", "good explanation")
     if kind == "long":
         session.fill(chat.id, [(Role.USER, "more"), (Role.ASSISTANT, "line of text\n\n" * 50_000)])

@@ -82,7 +82,13 @@ class FakeSession:
             parent = more.pop("parent", conversation.head)
             number = next(self._ids)
             turn = Turn(
-                f"t{number}", conversation_id, parent, number, role, text, **more  # type: ignore[arg-type]
+                f"t{number}",
+                conversation_id,
+                parent,
+                number,
+                role,
+                text,
+                **more,  # type: ignore[arg-type]
             )
             turns = {**conversation.turns, turn.id: turn}
             self._store[conversation_id] = replace(
@@ -97,7 +103,9 @@ class FakeSession:
             known, head = dict(conversation.turns), conversation.head
             for role, text in turns:
                 number = next(self._ids)
-                turn = Turn(f"t{number}", conversation_id, head, number, role, text, model="fake-0.1b")
+                turn = Turn(
+                    f"t{number}", conversation_id, head, number, role, text, model="fake-0.1b"
+                )
                 known[turn.id] = turn
                 head = turn.id
             self._store[conversation_id] = replace(conversation, turns=known, head=head)
@@ -246,9 +254,7 @@ class FakeSession:
                 turn, text=turn.text + pieces[number], ids=(*turn.ids, number), tokens_per_s=41.7
             )
             self._put(turn)
-            self.emit(
-                events.AnswerGrew(turn.conversation, turn.id, turn.text, len(turn.ids), 41.7)
-            )
+            self.emit(events.AnswerGrew(turn.conversation, turn.id, turn.text, len(turn.ids), 41.7))
             if self.held and number == done:
                 self.release.wait(20)
         turn = replace(turn, finish=finish)

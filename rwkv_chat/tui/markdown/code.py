@@ -1,4 +1,4 @@
-"""Colours for code, one line at a time; what runs over several lines is carried as a short state."""
+"""Colours for code, line by line; what runs over several lines is carried as a short state."""
 
 import re
 from dataclasses import dataclass

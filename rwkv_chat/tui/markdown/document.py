@@ -16,7 +16,7 @@ _CHUNK_CHARACTERS = 8000
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """A code block that is open: its closing mark, indent, language, and the state of its colours."""
+    """An open code block: its closing mark, indent, language, and the state of its colours."""
 
     mark: str
     indent: int

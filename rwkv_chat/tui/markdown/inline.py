@@ -56,8 +56,8 @@ class _Piece:
 
 def _pieces(text: str) -> Iterator[_Piece]:
     runs: dict[int, list[int]] = {}
-    for match in re.finditer("`+", text):
-        runs.setdefault(len(match.group()), []).append(match.start())
+    for run in re.finditer("`+", text):
+        runs.setdefault(len(run.group()), []).append(run.start())
     for starts in runs.values():
         starts.reverse()
     at = 0

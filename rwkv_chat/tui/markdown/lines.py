@@ -119,7 +119,7 @@ def wrap(
     rest: Sequence[Span] | None = None,
     fill: str = "",
 ) -> list[Line]:
-    """Wrap `spans` to `width` cells, with `first` before the first line and `rest` before the others.
+    """Wrap `spans` to `width` cells, `first` before the first line and `rest` before the others.
 
     Args:
         spans: The text.

@@ -60,9 +60,8 @@ def render_plain(chunk: Chunk, width: int, base: str = "") -> list[Line]:
 def _code(line: str, fence: Fence | None, after: Fence | None, width: int) -> list[Line]:
     if fence is None and after is not None:
         return [Line((("╭ ", "fence+edge"), (after.language, "fence+dim")), "fence")]
-    if fence is not None and after is None:
+    if fence is None or after is None:
         return [Line((("╰", "fence+edge"),), "fence")]
-    assert fence is not None
     indent = min(fence.indent, len(line) - len(line.lstrip(" ")))
     spans, _ = highlight(line[indent:], fence.language, fence.state)
     edge: Sequence[Span] = (("│ ", "fence+edge"),)

@@ -1,4 +1,4 @@
-"""A dialog for the choices of a conversation: sampling, system prompt, thoughts, template, length."""
+"""A dialog for the choices of a conversation: sampling, length, system prompt and so on."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,19 +20,19 @@ __all__ = ["SettingsScreen", "parse_form"]
 
 _SAMPLING: dict[str, tuple[str, str, type]] = {
     "temperature": ("Temperature", "0 always takes the most probable", float),
-    "top_p": ("Top-p", "keep the most probable, up to this sum", float),
+    "top_p": ("Top-p", "keep the best, up to this sum", float),
     "top_k": ("Top-k", "keep this many; 0 keeps all", int),
-    "min_p": ("Min-p", "drop below this share of the best", float),
-    "presence": ("Presence", "penalty for words that were used", float),
+    "min_p": ("Min-p", "drop below this part of the best", float),
+    "presence": ("Presence", "penalty for what was used", float),
     "frequency": ("Frequency", "penalty for each time", float),
-    "decay": ("Decay", "how slowly penalties fade; 1 never", float),
-    "seed": ("Seed", "empty draws another for each answer", int),
+    "decay": ("Decay", "how slowly they fade; 1 never", float),
+    "seed": ("Seed", "empty: another each time", int),
 }
 _OTHERS = {
     "max_tokens": ("Longest", "tokens in one answer"),
-    "system": ("System", "opens new conversations; \\n for a new line"),
+    "system": ("System", "told to the model first; \\n is a new line"),
     "think": ("Thoughts", " or ".join(mode.value for mode in templates.Think)),
-    "template": ("Template", "empty fits the model; " + ", ".join(templates.names())),
+    "template": ("Template", "empty fits; " + ", ".join(templates.names())),
 }
 
 
@@ -96,8 +96,16 @@ class SettingsScreen(ModalScreen[Options | None]):
             yield Static("", classes="form-error", markup=False)
             for name, (title, note, _) in _SAMPLING.items():
                 value = getattr(sampling, name)
-                yield from _row(name, title, note, "" if value is None else f"{value:g}"
-                                if isinstance(value, float) else str(value))
+                yield from _row(
+                    name,
+                    title,
+                    note,
+                    ""
+                    if value is None
+                    else f"{value:g}"
+                    if isinstance(value, float)
+                    else str(value),
+                )
             for name, (title, note) in _OTHERS.items():
                 text = str(getattr(self._options, name)).replace("\n", "\\n")
                 yield from _row(name, title, note, clean(text))
@@ -119,5 +127,6 @@ class SettingsScreen(ModalScreen[Options | None]):
 def _row(name: str, title: str, note: str, value: str) -> ComposeResult:
     with Horizontal(classes="form-row"):
         yield Static(title, classes="form-name", markup=False)
-        yield Input(value, id=name)
-        yield Static(note, classes="form-note", markup=False)
+        yield Input(value, id=name, placeholder=note if name == "system" else "")
+        if name != "system":
+            yield Static(note, classes="form-note", markup=False)

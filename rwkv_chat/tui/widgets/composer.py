@@ -19,17 +19,46 @@ class Composer(TextArea):
     the text is on disk."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Send", id="composer.send", priority=True),
-        Binding(
-            "ctrl+j,alt+enter,shift+enter", "newline", "New line", id="composer.newline", priority=True
-        ),
+        Binding("enter", "submit", "Send", id="composer.send"),
+        Binding("ctrl+j,alt+enter,shift+enter", "newline", "New line", id="composer.newline"),
     ]
 
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__(
-            id=id, soft_wrap=True, highlight_cursor_line=False, placeholder=_PLACEHOLDER, compact=True
+            soft_wrap=True,
+            highlight_cursor_line=False,
+            placeholder=_PLACEHOLDER,
+            compact=True,
         )
         self.cursor_blink = False
+
+    def on_resize(self) -> None:
+        """Keep the real cursor, where input methods open their windows, at the drawn one."""
+        self.call_after_refresh(self._place_cursor)
+
+    def _place_cursor(self) -> None:
+        if self.has_focus:
+            self.app.cursor_position = self.cursor_screen_offset
+
+    def on_key(self, event: events.Key) -> None:
+        """Send and break lines in the order of the keys.
+
+        Textual would insert a line break at Enter; and a binding with priority would run before
+        the letters that were typed, or arrived, just before it.
+        """
+        for binding in self.BINDINGS:
+            if isinstance(binding, Binding) and event.key in self._keys(binding):
+                event.prevent_default()
+                event.stop()
+                if binding.action == "submit":
+                    self.action_submit()
+                else:
+                    self.action_newline()
+                return
+
+    def _keys(self, binding: Binding) -> list[str]:
+        keymap = getattr(self.app, "keymap", {})
+        return str(keymap.get(binding.id, binding.key)).split(",")
 
     def put(self, text: str) -> None:
         """Replace everything by `text`, the cursor at its end."""

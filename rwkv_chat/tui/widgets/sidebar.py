@@ -27,8 +27,8 @@ class Sidebar(OptionList):
         Binding("u", "app.undelete", "Bring back the last deleted", id="sidebar.undelete"),
     ]
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id, markup=False, compact=True)
+    def __init__(self) -> None:
+        super().__init__(markup=False, compact=True)
         self.border_title = "Conversations"
         self._shown: list[tuple[str, str, bool, bool]] = []
 
@@ -37,8 +37,12 @@ class Sidebar(OptionList):
     ) -> None:
         """Show these conversations; the highlight stays on the one it was on."""
         shown = [
-            (summary.id, one_line(summary.title, _TITLE) or "New conversation",
-             summary.id == current, summary.id in running)
+            (
+                summary.id,
+                one_line(summary.title, _TITLE) or "New conversation",
+                summary.id == current,
+                summary.id in running,
+            )
             for summary in conversations
         ]
         if shown == self._shown:

@@ -8,6 +8,7 @@ from rich.segment import Segment
 from textual.strip import Strip
 from textual.widget import Widget
 
+from rwkv_chat.tui.looks import blend
 from rwkv_chat.tui.markdown.lines import Span, fit
 
 __all__ = ["Status", "StatusLine", "bytes_text"]
@@ -45,8 +46,8 @@ class StatusLine(Widget):
         f"status--{name}" for name in ("busy", "warn", "bad", "quiet")
     }
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(self) -> None:
+        super().__init__()
         self.status = Status()
 
     def show(self, status: Status) -> None:
@@ -81,11 +82,8 @@ class StatusLine(Widget):
         shown = fit(doing, max(1, room))
         gap = width - sum(cell_len(text) for text, _ in shown) - cell_len(right) - 1
         base = self.rich_style
-        segments = [
-            Segment(text, base + self.get_component_rich_style(f"status--{name}", partial=True))
-            for text, name in shown
-        ]
-        quiet = base + self.get_component_rich_style("status--quiet", partial=True)
+        segments = [Segment(text, blend(self, [f"status--{name}"])) for text, name in shown]
+        quiet = blend(self, ["status--quiet"])
         segments.append(Segment(" " * max(0, gap), base))
         segments.append(Segment(right, quiet))
         return Strip(segments).adjust_cell_length(width, base)

@@ -15,7 +15,8 @@ from textual.strip import Strip
 
 from rwkv_chat.chat.tree import Conversation, Turn
 from rwkv_chat.tui.column import Anchor, Column
-from rwkv_chat.tui.entry import Entry, Live
+from rwkv_chat.tui.entry import GAP, Entry, Live
+from rwkv_chat.tui.looks import blend
 from rwkv_chat.tui.markdown.lines import Line
 from rwkv_chat.tui.messages import StepSibling
 from rwkv_chat.tui.timeline import timeline
@@ -26,10 +27,10 @@ _WIDEST = 110
 _GUTTER = 2
 _MARGIN = 2
 
-_STYLES = (
-    "name user assistant system text label siblings dim fold thought mark h1 h2 h3 em strong strike "
-    "code link rule bullet quote edge fence keyword string comment number call block cursor"
-).split()
+_STYLES = """
+name user assistant system text label siblings dim fold thought mark h1 h2 h3 em strong strike code
+link rule bullet quote edge fence keyword string comment number call block cursor
+"""
 
 
 class Transcript(ScrollView, can_focus=True):
@@ -38,7 +39,7 @@ class Transcript(ScrollView, can_focus=True):
     It follows the end while the end is on screen. With the focus here one turn is selected.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in _STYLES}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in _STYLES.split()}
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "step(-1)", "Previous turn", id="transcript.up"),
@@ -52,12 +53,13 @@ class Transcript(ScrollView, can_focus=True):
         Binding("pagedown", "page_down", "Page down", id="transcript.page_down"),
     ]
 
-    def __init__(self, *, id: str | None = None, continue_key: str = "") -> None:
-        super().__init__(id=id)
+    def __init__(self, continue_key: str = "") -> None:
+        super().__init__()
         self.following = True
         self._continue_key = continue_key
         self._column = Column()
         self._entries: dict[str, Entry] = {}
+        self._order: list[Entry] = []
         self._cursor: str | None = None
         self._width = 0
         self._placing = False
@@ -67,7 +69,10 @@ class Transcript(ScrollView, can_focus=True):
     # -- content -------------------------------------------------------------------------------
 
     def show(
-        self, conversation: Conversation | None, live: Mapping[str, Live], failures: Mapping[str, str]
+        self,
+        conversation: Conversation | None,
+        live: Mapping[str, Live],
+        failures: Mapping[str, str],
     ) -> None:
         """Show a conversation; turns that were on screen before keep what was built for them.
 
@@ -94,7 +99,8 @@ class Transcript(ScrollView, can_focus=True):
         if not set(entries) & set(self._entries):
             self.following = True
         self._entries = entries
-        column.items = list(entries.values())
+        self._order = list(entries.values())
+        column.items = list(self._order)
         column.touch(len(rows) if first_changed is None else first_changed)
         if self._cursor not in entries:
             self._cursor = None
@@ -109,7 +115,7 @@ class Transcript(ScrollView, can_focus=True):
             return
         anchor = self._anchor()
         if entry.update(entry.row, live, entry.failure):
-            self._column.touch(self._column.items.index(entry))
+            self._column.touch(self._order.index(entry))
             self._settle(anchor)
 
     @property
@@ -119,7 +125,7 @@ class Transcript(ScrollView, can_focus=True):
         if self._cursor is not None and self.screen.focused is self:
             entry = self._entries.get(self._cursor)
         elif self._entries:
-            entry = list(self._entries.values())[-1]
+            entry = self._order[-1]
         return entry.row.turn if entry is not None else None
 
     def text_of(self, turn_id: str) -> str:
@@ -175,12 +181,12 @@ class Transcript(ScrollView, can_focus=True):
         anchor = self._anchor()
         entry.unfolded = not entry.thought_open
         entry.refresh()
-        self._column.touch(self._column.items.index(entry))
+        self._column.touch(self._order.index(entry))
         self._settle(anchor)
 
     def on_focus(self) -> None:
         if self._cursor is None and self._entries:
-            self._cursor = list(self._entries)[-1]
+            self._cursor = self._order[-1].row.turn.id
         self._repaint()
 
     def on_blur(self) -> None:
@@ -190,7 +196,7 @@ class Transcript(ScrollView, can_focus=True):
         frame = self._lines_on_screen()
         row = event.y
         if 0 <= row < len(frame):
-            self._cursor = list(self._entries)[frame[row][0]]
+            self._cursor = self._order[frame[row][0]].row.turn.id
             self._repaint()
 
     # -- geometry ------------------------------------------------------------------------------
@@ -266,10 +272,10 @@ class Transcript(ScrollView, can_focus=True):
         if y >= len(frame):
             return Strip.blank(width, self.rich_style)
         at, line = frame[y]
-        entry = self._column.items[at]
-        assert isinstance(entry, Entry)
-        chosen = self.has_focus and entry.row.turn.id == self._cursor
-        ground = "block" if entry.row.turn.role.value in ("user", "text") else ""
+        entry = self._order[at]
+        chosen = self.has_focus and entry.row.turn.id == self._cursor and line is not GAP
+        said = entry.row.turn.role.value in ("user", "text") and line is not GAP
+        ground = "block" if said else ""
         return self._strip(line, width, ground, chosen)
 
     def _strip(self, line: Line, width: int, ground: str, chosen: bool) -> Strip:
@@ -294,11 +300,6 @@ class Transcript(ScrollView, can_focus=True):
         key = f"{ground}/{names}"
         style = self._looks.get(key)
         if style is None:
-            style = self.rich_style
-            for name in (*ground.split(), *names.split("+")):
-                if name:
-                    style += self.get_component_rich_style(f"transcript--{name}", partial=True)
-            self._looks[key] = style
+            components = [f"transcript--{name}" for name in (ground, *names.split("+")) if name]
+            style = self._looks[key] = blend(self, components)
         return style
-
-
