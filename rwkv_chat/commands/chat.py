@@ -5,6 +5,7 @@ import sys
 
 from rwkv_chat.checkpoints.catalog import EMBEDDED
 from rwkv_chat.commands import compose
+from rwkv_chat.errors import UsageError
 
 __all__ = ["run"]
 
@@ -18,6 +19,9 @@ def run(options: argparse.Namespace) -> int:
         text = (sys.stdin.read() if sys.stdin else "").strip() or "Hello"
         print(f'rwkv-chat: no terminal here, so this answers "{text[:40]}"', file=sys.stderr)
         return ask.answer(text, settings, compose.defaults(settings), None, as_json=False)
+
+    if not sys.stderr.isatty():
+        raise UsageError("The interface is drawn on stderr, which is redirected; leave it alone.")
 
     from rwkv_chat.tui.app import ChatApp
 
