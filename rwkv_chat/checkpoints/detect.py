@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwkv_chat.checkpoints.layout import check_limits, check_shapes, official_shapes
+from rwkv_chat.checkpoints.layout import check_limits, check_shapes, is_low_rank, official_shapes
 from rwkv_chat.checkpoints.names import require_rwkv7, strip_prefixes
 from rwkv_chat.checkpoints.reading import Checkpoint, TensorShape
 from rwkv_chat.errors import MissingTensorError, ShapeError
@@ -42,13 +42,10 @@ def detect(checkpoint: Checkpoint) -> Detected:
     check_limits(path, spec)
     expected = official_shapes(spec)
     if swapped:
-        expected |= {n: shape[::-1] for n, shape in expected.items() if n[-2:] in _LOW_RANK}
+        expected |= {n: shape[::-1] for n, shape in expected.items() if is_low_rank(n)}
     check_shapes(path, tensors, expected)
     ignored = tuple(name for name in tensors if name not in expected)
     return Detected(spec, {name: names[name] for name in expected}, swapped, ignored)
-
-
-_LOW_RANK = frozenset(f"{part}{side}" for part in "wavg" for side in "12")
 
 
 def _is_swapped(path: Path, tensors: Mapping[str, TensorShape]) -> bool:

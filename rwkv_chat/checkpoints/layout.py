@@ -13,6 +13,7 @@ __all__ = [
     "check_limits",
     "check_shapes",
     "converted_shapes",
+    "is_low_rank",
     "is_transposed",
     "is_vector",
     "official_shapes",
@@ -78,11 +79,15 @@ def is_vector(name: str) -> bool:
 
 def is_transposed(name: str) -> bool:
     """Whether a converted file holds the transpose of the official tensor."""
-    short = _short(name)
-    return short == "ffn.value.weight" or (short[:4] == "att." and short[4:] in _LOW_RANK)
+    return _short(name) == "ffn.value.weight" or is_low_rank(name)
 
 
-_LOW_RANK = frozenset(f"{part}{side}" for part in "wavg" for side in "12")
+def is_low_rank(name: str) -> bool:
+    """Whether a tensor is one half of a low-rank pair, such as w1 [D, rank] and w2 [rank, D]."""
+    return _short(name) in _LOW_RANK
+
+
+_LOW_RANK = frozenset(f"att.{part}{side}" for part in "wavg" for side in "12")
 
 
 def _short(name: str) -> str:

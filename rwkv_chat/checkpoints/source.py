@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwkv_chat.checkpoints.detect import detect
-from rwkv_chat.checkpoints.layout import converted_shapes, parse_spec
+from rwkv_chat.checkpoints.layout import converted_shapes, is_low_rank, is_vector, parse_spec
 from rwkv_chat.checkpoints.reading import Checkpoint, open_checkpoint
 from rwkv_chat.errors import (
     MissingTensorError,
@@ -51,10 +51,7 @@ class Source:
 
     def is_turned(self, name: str) -> bool:
         """Whether the file holds this tensor as the transpose of the official one already."""
-        return self.is_converted or (self.swapped and name.endswith(_LOW_RANK))
-
-
-_LOW_RANK = tuple(f"att.{part}{side}" for part in "wavg" for side in "12")
+        return self.is_converted or (self.swapped and is_low_rank(name))
 
 
 def read_source(path: Path) -> Source:
