@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rwkv_chat.errors import UsageError
 
-__all__ = ["Mix", "Packed", "Source", "open_packed"]
+__all__ = ["Ids", "Mix", "Packed", "Roles", "Source", "open_packed"]
 
 Ids = npt.NDArray[np.int64]
 Roles = npt.NDArray[np.uint8]

@@ -24,5 +24,6 @@ def draw_curve(points: list[tuple[int, float, float]]) -> str:
         f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
         f'<path d="M{_LEFT} 12V{12 + height}H{_WIDTH - 12}" fill="none" stroke="#888"/>{marks}'
         f'<text x="{_LEFT}" y="{_HEIGHT - 12}">loss in nats per token, over '
-        f'{end / 60:.1f} minutes</text><polyline points="{line}" fill="none" stroke="#36c"/></svg>\n'
+        f"{end / 60:.1f} minutes</text>"
+        f'<polyline points="{line}" fill="none" stroke="#36c"/></svg>\n'
     )

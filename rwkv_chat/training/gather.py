@@ -8,6 +8,7 @@ the PyPI package `chitchat-dataset`. Every file is checked by sha256. The result
 
 import argparse
 import hashlib
+import importlib
 import json
 import logging
 import lzma
@@ -122,13 +123,13 @@ def _requests(rows: Iterable[Row]) -> Iterator[Row]:
 
 def _chats() -> Iterator[Row]:
     try:
-        import chitchat_dataset  # type: ignore[import-not-found]
+        module: Any = importlib.import_module("chitchat_dataset")
     except ImportError as error:
         raise UsageError(
             "The human chats need the package chitchat-dataset; install it."
         ) from error
-    _check(Path(chitchat_dataset.__file__).with_name("dataset.json"), CHITCHAT)
-    for chat in chitchat_dataset.Dataset().values():
+    _check(Path(module.__file__).with_name("dataset.json"), CHITCHAT)
+    for chat in module.Dataset().values():
         turns = [
             clean_turn(" ".join(message["text"] for message in group)) for group in chat["messages"]
         ]

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.training.operator import HEAD_SIZE, recur
@@ -63,7 +63,7 @@ def _matrix(rows: int, columns: int, gain: float) -> nn.Linear:
 
 
 def _shifted(x: Tensor) -> Tensor:
-    return F.pad(x, (0, 0, 1, -1))
+    return functional.pad(x, (0, 0, 1, -1))
 
 
 class TimeMix(nn.Module):
@@ -124,7 +124,7 @@ class TimeMix(nn.Module):
             v_first = v
         else:
             v = v + (v_first - v) * torch.sigmoid(self.v0 + xv @ self.v1 @ self.v2)
-        kk = F.normalize((k * self.k_k).view(heads), dim=-1)
+        kk = functional.normalize((k * self.k_k).view(heads), dim=-1)
         k = (k * (1 + (a - 1) * self.k_a)).view(heads)
         r, v4 = r.view(heads), v.view(heads)
         y = recur(r, w.view(heads), k, v4, -kk, kk * a.view(heads))

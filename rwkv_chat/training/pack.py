@@ -8,7 +8,6 @@ document. Beside the ids lie roles: 0 text, 1 what the model is given, 2 what it
 """
 
 import argparse
-import ast
 import json
 import logging
 from collections import Counter
@@ -21,6 +20,7 @@ import numpy as np
 
 from rwkv_chat._native import Vocabulary
 from rwkv_chat.errors import UsageError
+from rwkv_chat.tokenizer.world import world_tokens
 
 __all__ = [
     "MIX",
@@ -53,18 +53,6 @@ MIX = {
     "chitchat": Share(0.15, 0.0),
     "childrens_books": Share(0.19, 0.0),
 }
-
-
-def world_tokens() -> list[bytes]:
-    """The World vocabulary of the PyPI package `rwkv`, by id; id 0 is empty."""
-    import rwkv
-
-    tokens = [b""]
-    path = Path(next(iter(rwkv.__path__))) / "rwkv_vocab_v20230424.txt"
-    for line in path.read_text(encoding="utf-8").splitlines():
-        value = ast.literal_eval(line[line.index(" ") + 1 : line.rindex(" ")])
-        tokens.append(value.encode() if isinstance(value, str) else value)
-    return tokens
 
 
 def choose_tokens(counts: Counter[bytes], world: list[bytes], size: int) -> list[bytes]:

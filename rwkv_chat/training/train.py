@@ -151,7 +151,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate(plan, progress.step, fraction) * group["scale"]
         loss = loss_of(model, torch.from_numpy(ids), torch.from_numpy(roles), finishing, plan.bf16)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -169,14 +169,22 @@ def train(
             progress.curve.append((progress.step, progress.wall, mean))
             recent.clear()
             report(
-                f"step {progress.step}  {progress.wall / 60:5.1f} min  {progress.tokens / 1e6:6.2f} M"
+                f"step {progress.step}  {progress.wall / 60:.1f} min  {progress.tokens / 1e6:.2f} M"
                 f"  {progress.tokens / progress.wall:6.0f} tokens/s  loss {mean:.3f}"
                 + ("  chat" if finishing else "")
             )
         if checkpoint and progress.wall - saved > plan.save_every:
             saved = progress.wall
-            content = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            _save(checkpoint, content | {"average": average, "progress": asdict(progress)})
+            _save(
+                checkpoint,
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "average": average,
+                    "shape": asdict(model.shape),
+                    "progress": asdict(progress),
+                },
+            )
     return average, progress
 
 

@@ -1,24 +1,23 @@
-"""The compiled recurrence against a float64 loop, and its gradient against autograd and differences."""
+"""The compiled recurrence and its gradient against a float64 loop and finite differences."""
 
 import shutil
 
 import pytest
-
-torch = pytest.importorskip("torch")
-if shutil.which("g++") is None:
-    pytest.skip("the training operator needs g++", allow_module_level=True)
+import torch
 
 from rwkv_chat.errors import UsageError
 from rwkv_chat.training.operator import recur, recur_slowly
 
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="training needs g++")
+
 NAMES = "rwkvab"
 
 
-def make_inputs(batch: int, steps: int, heads: int, seed: int = 0) -> list["torch.Tensor"]:
+def make_inputs(batch: int, steps: int, heads: int, seed: int = 0) -> list[torch.Tensor]:
     """Six inputs as a model makes them: decay in (0.545, 1), a and b from one unit vector."""
     generator = torch.Generator().manual_seed(seed)
 
-    def noise() -> "torch.Tensor":
+    def noise() -> torch.Tensor:
         shape = (batch, steps, heads, 64)
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 

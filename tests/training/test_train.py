@@ -1,0 +1,160 @@
+"""A short run learns, is repeatable and can be resumed; its export runs elsewhere alike."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rwkv_chat import _native
+from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.training.batches import Ids, Mix, Roles, Source
+from rwkv_chat.training.curve import draw_curve
+from rwkv_chat.training.export import open_trained, write_converted, write_official
+from rwkv_chat.training.loss import cross_entropy
+from rwkv_chat.training.model import Shape, Trainee
+from rwkv_chat.training.train import Plan, loss_of, rate, train
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="training needs g++")
+
+SHAPE = Shape(n_layer=2, n_embd=64, vocab_size=300)
+
+
+def make_mix() -> Mix:
+    """Documents that count: each id follows from the one before."""
+    ids, roles, starts = [], [], [0]
+    for first in range(5, 200, 3):
+        ids += [first + (i * i) % 50 for i in range(20)] + [0]
+        roles += [1] * 10 + [2] * 10 + [1]
+        starts.append(len(ids))
+    source = Source("x", np.array(ids, np.uint16), np.array(roles, np.uint8), np.array(starts))
+    return Mix([source], [1.0])
+
+
+class Interrupted(Mix):
+    """A mix whose fourth batch never comes."""
+
+    def __init__(self, mix: Mix) -> None:
+        self._mix, self._left = mix, 3
+
+    def draw(self, rng: np.random.Generator, rows: int, length: int) -> tuple[Ids, Roles]:
+        if not self._left:
+            raise KeyboardInterrupt
+        self._left -= 1
+        return self._mix.draw(rng, rows, length)
+
+
+def make_model(seed: int = 0) -> Trainee:
+    torch.manual_seed(seed)
+    return Trainee(SHAPE)
+
+
+def spread(model: Trainee) -> None:
+    """Random weights everywhere: the initial ones hide errors behind zeros."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 2 and "r_k" not in name:
+                p.copy_(torch.randn(p.shape, generator=generator) / p.shape[1] ** 0.5)
+            elif ".x_" not in name:
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_twenty_steps_lower_the_loss(bf16: bool) -> None:
+    mix = make_mix()
+    plan = Plan(minutes=5, max_steps=20, batch=4, steps=32, peak=1e-2, warm_up=3, bf16=bf16)
+    model = make_model()
+    ids, roles = mix.draw(np.random.default_rng(9), 8, 33)
+    batch = torch.from_numpy(ids), torch.from_numpy(roles)
+    before = loss_of(model, *batch, False, False).item()
+    _, progress = train(model, mix, mix, plan)
+    after = loss_of(model, *batch, False, False).item()
+    assert progress.step == 20
+    assert progress.tokens == 20 * 4 * 32
+    assert after < 0.8 * before
+
+
+def test_a_run_is_repeatable_and_can_be_resumed(tmp_path: Path) -> None:
+    mix = make_mix()
+    plan = Plan(minutes=5, max_steps=6, batch=2, steps=20, bf16=False, save_every=0)
+    whole, _ = train(make_model(), mix, mix, plan)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_model(), Interrupted(mix), mix, plan, tmp_path)
+    _, spec, before = open_trained(tmp_path)
+    assert (spec, before["step"]) == (SHAPE.spec(), 3)
+    resumed, after = train(make_model(5), mix, mix, plan, tmp_path)
+    assert after.step == 6
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    plan = Plan(minutes=1, peak=1.0, floor=0.1, warm_up=10)
+    rates = [rate(plan, step, step / 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1, rel=0.01)
+    assert max(rates) == max(rates[9:12])
+    assert rates[-1] == pytest.approx(0.1)
+    assert sorted(rates[12:], reverse=True) == rates[12:]
+
+
+def test_answers_weigh_more_than_what_is_given() -> None:
+    model = make_model()
+    spread(model)
+    ids = torch.randint(1, 300, (1, 21), generator=torch.Generator().manual_seed(2))
+    roles = torch.tensor([[1] * 11 + [2] * 10])
+    losses = torch.nn.functional.cross_entropy(model(ids[:, :-1])[0], ids[0, 1:], reduction="none")
+    expected = (0.2 * losses[:10].sum() + losses[10:].sum()) / (0.2 * 10 + 10)
+    assert loss_of(model, ids, roles, True, False).item() == pytest.approx(expected.item(), 1e-5)
+
+
+def test_the_loss_and_its_gradients_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(700, 16, generator=generator, requires_grad=True)
+    head = torch.randn(50, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 50, (700,), generator=generator)
+    weights = torch.rand(700, generator=generator)
+    loss = cross_entropy(x, head, targets, weights)
+    loss.backward()
+    got = x.grad.clone(), head.grad.clone()
+    x.grad = head.grad = None
+    plain = torch.nn.functional.cross_entropy(x @ head.T, targets, reduction="none")
+    expected = (plain * weights).sum()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), 1e-5)
+    assert torch.allclose(got[0], x.grad, atol=1e-5)
+    assert torch.allclose(got[1], head.grad, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("f32", 2e-4), ("bf16", 0.2)])
+def test_an_export_gives_the_same_logits_in_the_kernels(
+    tmp_path: Path, kind: str, bound: float
+) -> None:
+    model = make_model()
+    spread(model)
+    spec = SHAPE.spec()
+    write_converted(tmp_path / "m.safetensors", model.state_dict(), spec, kind, "embedded")
+    opened = open_model(tmp_path / "m.safetensors")
+    assert (opened.spec, opened.weights, opened.name) == (spec, kind, "embedded")
+    assert (opened.tokenizer, opened.template) == ("bundled", "chat")
+    fields = {f: getattr(spec, f) for f in spec.__dataclass_fields__ if f != "generation"}
+    native = _native.Model(fields, opened.tensors, 1, "")
+    ids = [7, 250, 31, 4, 4, 99, 120, 8]
+    logits, _ = native.forward(ids, None)
+    with torch.no_grad():
+        expected = model(torch.tensor([ids]))[0, -1].numpy()
+    assert np.abs(logits - expected).max() < bound * max(1.0, np.abs(expected).max())
+
+
+def test_an_official_export_opens(tmp_path: Path) -> None:
+    model = make_model()
+    spread(model)
+    write_official(tmp_path / "m.pth", model.state_dict(), SHAPE.spec())
+    stored = torch.load(tmp_path / "m.pth", weights_only=True)
+    assert all(torch.equal(stored[name], p) for name, p in model.state_dict().items())
+
+
+def test_a_curve_is_drawn() -> None:
+    svg = draw_curve([(20, 10.0, 5.0), (40, 20.0, 3.0)])
+    assert svg.count(",") >= 2
+    assert "5.0" in svg
