@@ -26,6 +26,7 @@ _WARM_UP = 4
 class Result:
     """What was measured. Speeds are medians; `decode_tokens_per_s` counts all sequences together.
 
+    `weight_bytes_per_token` is what one pass over the weights reads, for the whole batch at once.
     `bandwidth_fraction` is the share of the read bandwidth, measured in the same run, that the
     weights of one step need at this speed.
     """

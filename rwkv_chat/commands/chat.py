@@ -6,6 +6,7 @@ import sys
 from rwkv_chat.checkpoints.catalog import EMBEDDED
 from rwkv_chat.commands import compose
 from rwkv_chat.errors import UsageError
+from rwkv_chat.text.display import one_line
 
 __all__ = ["run"]
 
@@ -17,7 +18,8 @@ def run(options: argparse.Namespace) -> int:
         from rwkv_chat.commands import ask
 
         text = (sys.stdin.read() if sys.stdin else "").strip() or "Hello"
-        print(f'rwkv-chat: no terminal here, so this answers "{text[:40]}"', file=sys.stderr)
+        shown = one_line(text, 40)
+        print(f'rwkv-chat: no terminal here, so this answers "{shown}"', file=sys.stderr)
         return ask.answer(text, settings, compose.defaults(settings), None, as_json=False)
 
     if not sys.stderr.isatty():
