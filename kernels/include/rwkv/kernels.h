@@ -7,11 +7,15 @@
 // the number of threads. So every output element is one sum whose order follows from its own length
 // alone, never from the tile, the row or the number of tokens it is computed with.
 //
-// Error bounds, e = 2^-24 (float32), n the length of the sum, against exact arithmetic:
-//   matmul, accumulate_rows   |error| <= (n + 2) e * sum |w x|
-//   layer_norm                |error| <= 8 e * (|y| + |bias|) + what rounding of the mean leaves
-//   sigmoid, decay            relative error <= 1e-6, outputs below 1e-37 may become 0
-//   exp_sum                   relative error <= 1e-14 per element, results below 1e-300 may become 0
+// Error bounds against exact arithmetic, with e = 2^-24 and n the length of the sum, unless float32
+// overflows on the way:
+//   matmul, accumulate_rows  (n + 2) e * sum |w x|, accumulate_rows 2 e * |y| more
+//   layer_norm               (n / 8 + 16) e * (|weight| * max |x| / sqrt(variance + eps) + |bias|)
+//   token_shift              4 e * (|x| + |previous|), for mix in [0, 1]
+//   sigmoid, decay           1e-6 of the result, or 1e-37
+//   wkv7, state and y        (n + 8) e * the same sums over absolute values
+//   exp_sum                  1e-14 of each weight, or 1e-299; the sum (n + 4) 2^-53 of itself more
+// NaN and infinity in the input give NaN or infinity in the results they belong to.
 // Matrices may start at any address, also an odd one; everything else is aligned to its type.
 #pragma once
 

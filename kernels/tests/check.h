@@ -1,0 +1,96 @@
+// What the drivers share: failing loudly, and random numbers that are the same everywhere.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "rwkv/kernels.h"
+
+#define CHECK(condition, ...)                                                       \
+    do {                                                                            \
+        if (!(condition)) {                                                         \
+            std::fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);    \
+            std::fprintf(stderr, __VA_ARGS__);                                      \
+            std::fprintf(stderr, "\n");                                             \
+            std::exit(1);                                                           \
+        }                                                                           \
+    } while (false)
+
+namespace rwkv::test {
+
+class Random {
+public:
+    explicit Random(std::uint64_t seed) : state_(seed) {}
+
+    std::uint64_t bits() {
+        std::uint64_t z = state_ += 0x9E3779B97F4A7C15u;
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+        return z ^ (z >> 31);
+    }
+    std::size_t below(std::size_t n) { return bits() % n; }
+    std::size_t between(std::size_t low, std::size_t high) { return low + below(high - low + 1); }
+    double uniform(double low, double high) {
+        return low + (high - low) * static_cast<double>(bits() >> 11) * 0x1p-53;
+    }
+
+    // n floats: ordinary ones, or of wildly different sizes with zeros and subnormals among them.
+    std::vector<float> floats(std::size_t n, bool wild = false) {
+        std::vector<float> values(n);
+        for (float& value : values) {
+            value = static_cast<float>(uniform(-1, 1));
+            if (!wild) continue;
+            switch (below(5)) {
+                case 0: value = 0; break;
+                case 1: value = -0.0f; break;
+                case 2: value *= 1e-40f; break;
+                case 3: value *= 1e12f; break;
+                default: break;
+            }
+        }
+        return values;
+    }
+
+private:
+    std::uint64_t state_;
+};
+
+// A matrix in a heap block of its own whose last byte is the matrix's last byte, so that the
+// address sanitizer sees every read past the end; `offset` bytes off the block's alignment.
+class OwnedMatrix {
+public:
+    OwnedMatrix(const std::vector<float>& values, std::size_t rows, std::size_t columns,
+                Weights weights, std::size_t offset)
+        : bytes_(offset + rows * columns * (weights == Weights::f32 ? 4 : 2)),
+          matrix_{bytes_.data() + offset, rows, columns, weights} {
+        const std::size_t size = weights == Weights::f32 ? 4 : 2;
+        for (std::size_t i = 0; i < rows * columns; ++i) {
+            // The upper half of a little-endian float is its bfloat16, rounded towards zero.
+            const auto* source = reinterpret_cast<const unsigned char*>(&values[i]) + 4 - size;
+            std::memcpy(bytes_.data() + offset + i * size, source, size);
+        }
+    }
+    const Matrix& get() const { return matrix_; }
+    float at(std::size_t row, std::size_t column) const {
+        const std::size_t i = row * matrix_.columns + column;
+        const std::size_t size = matrix_.weights == Weights::f32 ? 4 : 2;
+        float value = 0;
+        std::memcpy(reinterpret_cast<unsigned char*>(&value) + 4 - size, matrix_.data + i * size, size);
+        return value;
+    }
+
+private:
+    std::vector<unsigned char> bytes_;
+    Matrix matrix_;
+};
+
+void test_operations(const Kernels& kernels);
+void test_pool();
+void test_vocabulary();
+void test_sampler();
+void test_model();
+
+}  // namespace rwkv::test

@@ -1,0 +1,208 @@
+// Random vocabularies, distributions, models and loops: nothing is read or written out of place,
+// and what must hold holds.
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <thread>
+
+#include "check.h"
+#include "rwkv/decoder.h"
+#include "rwkv/dispatch.h"
+#include "rwkv/loading.h"
+#include "rwkv/sampler.h"
+#include "rwkv/thread_pool.h"
+#include "rwkv/vocabulary.h"
+
+namespace rwkv::test {
+namespace {
+
+std::string random_text(Random& random, std::size_t most, std::size_t alphabet) {
+    std::string text(random.below(most + 1), '\0');
+    for (char& c : text) c = static_cast<char>(random.below(alphabet));
+    return text;
+}
+
+// Tensors of a random model, each in a block of exactly its size.
+struct RandomModel {
+    explicit RandomModel(Random& random) {
+        const std::size_t heads = random.between(1, 3);
+        static const std::size_t sizes[] = {1, 4, 7, 16, 17};
+        spec.layers = random.between(1, 3);
+        spec.head_size = sizes[random.below(std::size(sizes))];
+        spec.width = heads * spec.head_size;
+        spec.vocabulary = random.between(2, 90);
+        spec.hidden = random.between(1, 70);
+        spec.rank_w = random.between(1, 20);
+        spec.rank_a = random.between(1, 20);
+        spec.rank_v = random.between(1, 20);
+        spec.rank_g = random.between(1, 20);
+        spec.group_norm_eps = 64e-5f;
+        const Weights weights = random.below(2) == 0 ? Weights::f32 : Weights::bf16;
+        const std::size_t d = spec.width;
+        const auto add = [&](const std::string& name, std::vector<std::size_t> shape, Weights kind) {
+            const std::size_t rows = shape.size() == 2 ? shape[0] : 1;
+            owned.emplace_back(random.floats(rows * shape.back()), rows, shape.back(), kind,
+                               random.below(4));
+            tensors[name] = {owned.back().get().data, std::move(shape), kind};
+        };
+        const auto vector = [&](const std::string& name) { add(name, {d}, Weights::f32); };
+        const auto matrix = [&](const std::string& name, std::size_t rows, std::size_t columns) {
+            add(name, {rows, columns}, weights);
+        };
+        matrix("emb.weight", spec.vocabulary, d);
+        matrix("head.weight", spec.vocabulary, d);
+        for (const char* name : {"blocks.0.ln0.weight", "blocks.0.ln0.bias", "ln_out.weight",
+                                 "ln_out.bias"}) {
+            vector(name);
+        }
+        for (std::size_t i = 0; i < spec.layers; ++i) {
+            const std::string block = "blocks." + std::to_string(i) + ".";
+            for (const char* name :
+                 {"ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias", "att.x_r", "att.x_w", "att.x_k",
+                  "att.x_v", "att.x_a", "att.x_g", "att.w0", "att.a0", "att.v0", "att.k_k", "att.k_a",
+                  "att.ln_x.weight", "att.ln_x.bias", "ffn.x_k"}) {
+                vector(block + name);
+            }
+            add(block + "att.r_k", {heads, spec.head_size}, Weights::f32);
+            for (const char* name : {"receptance", "key", "value", "output"}) {
+                matrix(block + "att." + name + ".weight", d, d);
+            }
+            const std::pair<const char*, std::size_t> ranks[] = {
+                {"w", spec.rank_w}, {"a", spec.rank_a}, {"v", spec.rank_v}, {"g", spec.rank_g}};
+            for (const auto& [name, rank] : ranks) {
+                matrix(block + "att." + name + "1", rank, d);
+                matrix(block + "att." + name + "2", d, rank);
+            }
+            matrix(block + "ffn.key.weight", spec.hidden, d);
+            matrix(block + "ffn.value.weight", spec.hidden, d);
+        }
+    }
+
+    Spec spec{};
+    std::vector<OwnedMatrix> owned;
+    std::map<std::string, Tensor> tensors;
+};
+
+void test_steps(Random& random, const RandomModel& source) {
+    std::vector<std::uint32_t> ids(random.between(1, 110));
+    for (std::uint32_t& id : ids) id = static_cast<std::uint32_t>(random.below(source.spec.vocabulary));
+    for (const Kernels* kernels : available_kernels()) {
+        Model whole(source.spec, load_weights(source.spec, source.tensors), *kernels, 1);
+        Model split(source.spec, load_weights(source.spec, source.tensors), *kernels, 3);
+        std::vector<float> state(source.spec.state()), logits(source.spec.vocabulary);
+        std::vector<float> split_state = state, split_logits = logits;
+        whole.forward({{ids.data(), ids.size(), state.data(), logits.data()}});
+        CHECK(all_finite(logits.data(), logits.size()), "%s: not finite", kernels->name);
+        for (std::size_t start = 0; start < ids.size();) {
+            const std::size_t count = random.between(1, ids.size() - start);
+            split.forward({{&ids[start], count, split_state.data(), split_logits.data()}});
+            start += count;
+        }
+        CHECK(state == split_state && logits == split_logits, "%s: the split matters", kernels->name);
+    }
+}
+
+void test_decoder(Random& random, const RandomModel& source) {
+    const Kernels& kernels = *available_kernels()[random.below(available_kernels().size())];
+    Model model(source.spec, load_weights(source.spec, source.tensors), kernels, 2);
+    std::vector<std::string> tokens(random.between(1, source.spec.vocabulary));
+    for (std::size_t id = 1; id < tokens.size(); ++id) tokens[id] = random_text(random, 3, 3);
+    const Vocabulary vocabulary(tokens);
+    DecoderSettings settings{};
+    settings.sampling = {random.below(3) * 0.7, random.uniform(0, 1), random.below(5),
+                         random.uniform(0, 0.5)};
+    settings.presence = random.uniform(-2, 2);
+    settings.frequency = random.uniform(-2, 2);
+    settings.decay = random.uniform(0, 1);
+    settings.seed = random.bits();
+    for (std::size_t i = random.below(4); i > 0; --i) {
+        settings.stops.push_back("x" + random_text(random, 3, 3));
+        settings.stops.back().erase(0, settings.stops.back().size() > 1 ? 1 : 0);
+    }
+    for (std::size_t i = random.below(4); i > 0; --i) {
+        settings.exempt.push_back(static_cast<std::uint32_t>(random.below(source.spec.vocabulary)));
+        settings.generated.push_back(static_cast<std::uint32_t>(random.below(source.spec.vocabulary)));
+    }
+    std::vector<float> logits = random.floats(source.spec.vocabulary);
+    if (random.below(5) == 0) logits[0] = std::numeric_limits<float>::quiet_NaN();
+    Decoder decoder(model, vocabulary, std::vector<float>(source.spec.state()), logits, settings);
+    std::vector<std::uint32_t> ids;
+    std::thread other([&] {
+        std::this_thread::yield();
+        if (settings.seed % 2 == 0) decoder.cancel();
+        static_cast<void>(decoder.state());
+    });
+    const Ending ending = decoder.run(random.below(30), random.uniform(0, 0.1), ids);
+    other.join();
+    for (const std::uint32_t id : ids) CHECK(id < tokens.size() && !tokens[id].empty(), "id %u", id);
+    if (ending == Ending::non_finite) CHECK(ids.empty() && std::isnan(logits[0]), "finite logits");
+    if (ending == Ending::stop) CHECK(!settings.stops.empty(), "stopped without a stop string");
+}
+
+}  // namespace
+
+void test_pool() {
+    for (const std::size_t threads : {1, 2, 4, 9}) {
+        ThreadPool pool(threads);
+        Random random(threads);
+        for (int round = 0; round < 300; ++round) {
+            std::vector<std::atomic<int>> seen(random.below(40));
+            pool.run(seen.size(), [&](std::size_t i) { seen[i].fetch_add(1); });
+            for (const auto& count : seen) CHECK(count == 1, "an item was done %d times", count.load());
+            if (round % 100 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
+    }
+    for (int round = 0; round < 50; ++round) ThreadPool(5).run(3, [](std::size_t) {});
+    CHECK(count_cores() >= 1, "no cores");
+}
+
+void test_vocabulary() {
+    Random random(2);
+    for (int round = 0; round < 300; ++round) {
+        std::vector<std::string> tokens(random.between(1, 80));
+        const std::size_t alphabet = random.below(2) == 0 ? 3 : 256;
+        for (std::string& token : tokens) token = random_text(random, 5, alphabet);
+        const Vocabulary vocabulary(tokens);
+        const std::string text = random_text(random, 60, alphabet);
+        try {
+            std::string back;
+            for (const std::uint32_t id : vocabulary.encode(text)) back += vocabulary.bytes(id);
+            CHECK(back == text, "the text does not come back");
+        } catch (const UncoveredByte& error) {
+            for (const std::string& token : tokens) {
+                CHECK(token.empty() || text.compare(error.position, token.size(), token) != 0,
+                      "the byte at %zu is covered", error.position);
+            }
+        }
+    }
+}
+
+void test_sampler() {
+    Random random(3);
+    for (int round = 0; round < 500; ++round) {
+        Sampler sampler(*available_kernels()[random.below(available_kernels().size())]);
+        std::vector<double> logits(random.between(1, 300));
+        for (double& logit : logits) {
+            logit = random.below(4) == 0 ? -INFINITY : std::floor(random.uniform(-9, 9)) * 20;
+        }
+        const std::size_t possible = random.below(logits.size());
+        logits[possible] = random.below(2) == 0 ? 0 : 3e38;
+        const SamplingSettings settings{random.below(2) == 0 ? random.uniform(0, 2) : 1e-300,
+                                        random.uniform(0, 1), random.below(4), random.uniform(0, 1)};
+        const std::uint32_t id = sampler.choose(logits, settings, random.uniform(0, 1));
+        CHECK(id < logits.size() && logits[id] != -INFINITY, "id %u cannot be chosen", id);
+    }
+}
+
+void test_model() {
+    Random random(4);
+    for (int round = 0; round < 12; ++round) {
+        const RandomModel source(random);
+        check_spec(source.spec);
+        test_steps(random, source);
+        for (int i = 0; i < 4; ++i) test_decoder(random, source);
+    }
+}
+
+}  // namespace rwkv::test

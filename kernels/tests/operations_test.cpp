@@ -1,0 +1,238 @@
+// Every operation of an instruction set against float64, within the bounds of kernels.h.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "check.h"
+
+namespace rwkv::test {
+namespace {
+
+constexpr double kE = 0x1p-24;
+
+std::size_t odd_size(Random& random) {
+    static const std::size_t sizes[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 257};
+    return sizes[random.below(std::size(sizes))];
+}
+
+void test_matmul(const Kernels& kernels, Random& random) {
+    const std::size_t rows = random.between(1, 19);
+    const std::size_t columns = odd_size(random);
+    const std::size_t tokens = random.between(1, 15);
+    const bool wild = random.below(2) == 0;
+    const OwnedMatrix w(random.floats(rows * columns, wild), rows, columns,
+                        random.below(2) == 0 ? Weights::f32 : Weights::bf16, random.below(4));
+    const std::vector<float> x = random.floats(tokens * columns, wild);
+    const std::size_t first = random.below(rows);
+    const std::size_t last = random.between(first + 1, rows);
+    constexpr float kUntouched = 123;
+    std::vector<float> y(tokens * rows, kUntouched);
+    kernels.matmul(w.get(), first, last, x.data(), columns, tokens, y.data(), rows);
+    for (std::size_t t = 0; t < tokens; ++t) {
+        for (std::size_t row = 0; row < rows; ++row) {
+            const float result = y[t * rows + row];
+            if (row < first || row >= last) {
+                CHECK(result == kUntouched, "row %zu is outside", row);
+                continue;
+            }
+            double sum = 0;
+            double magnitude = 0;
+            for (std::size_t j = 0; j < columns; ++j) {
+                const double product = static_cast<double>(w.at(row, j)) * x[t * columns + j];
+                sum += product;
+                magnitude += std::fabs(product);
+            }
+            const double bound = (static_cast<double>(columns) + 2) * kE * magnitude + 1e-44;
+            CHECK(std::fabs(result - sum) <= bound, "%s: %g is not %g", kernels.name, result, sum);
+            float alone = 0;
+            std::vector<float> single(rows);
+            kernels.matmul(w.get(), row, row + 1, &x[t * columns], columns, 1, single.data(), rows);
+            alone = single[row];
+            CHECK(std::memcmp(&alone, &result, sizeof alone) == 0, "%s: the tile changes the sum",
+                  kernels.name);
+        }
+    }
+}
+
+void test_accumulate_rows(const Kernels& kernels, Random& random) {
+    const std::size_t rows = random.between(1, 40);
+    const std::size_t columns = random.below(3) == 0 ? 700 : odd_size(random);
+    const OwnedMatrix w(random.floats(rows * columns), rows, columns,
+                        random.below(2) == 0 ? Weights::f32 : Weights::bf16, random.below(4));
+    const std::vector<float> x = random.floats(rows);
+    std::vector<std::uint32_t> active;
+    for (std::uint32_t row = 0; row < rows; ++row) {
+        if (random.below(2) == 0) active.push_back(row);
+    }
+    const std::vector<float> start = random.floats(columns);
+    std::vector<float> y = start;
+    kernels.accumulate_rows(w.get(), active.data(), active.size(), x.data(), 0, columns, y.data());
+    for (std::size_t c = 0; c < columns; ++c) {
+        double sum = start[c];
+        double magnitude = 2 * std::fabs(sum);
+        for (const std::uint32_t row : active) {
+            const double product = static_cast<double>(w.at(row, c)) * x[row];
+            sum += product;
+            magnitude += std::fabs(product);
+        }
+        const double bound = (static_cast<double>(active.size()) + 2) * kE * magnitude;
+        CHECK(std::fabs(y[c] - sum) <= bound, "%s: %g is not %g", kernels.name, y[c], sum);
+    }
+    std::vector<float> split = start;
+    for (std::size_t c = 0; c < columns;) {
+        const std::size_t end = random.between(c + 1, columns);
+        kernels.accumulate_rows(w.get(), active.data(), active.size(), x.data(), c, end, split.data());
+        c = end;
+    }
+    CHECK(std::memcmp(split.data(), y.data(), columns * sizeof(float)) == 0,
+          "%s: the split changes the sums", kernels.name);
+}
+
+void test_layer_norm(const Kernels& kernels, Random& random) {
+    const std::size_t n = odd_size(random);
+    std::vector<float> x = random.floats(n);
+    const std::size_t kind = random.below(3);
+    for (float& value : x) value = kind == 0 ? 3.0f : value * (kind == 1 ? 1e-6f : 1e6f);
+    const std::vector<float> weight = random.floats(n);
+    const std::vector<float> bias = random.floats(n);
+    constexpr float kEps = 1e-5f;
+    double mean = 0;
+    double variance = 0;
+    double largest = 0;
+    for (const float value : x) mean += value;
+    mean /= static_cast<double>(n);
+    for (const float value : x) {
+        variance += (value - mean) * (value - mean);
+        largest = std::max(largest, std::fabs(static_cast<double>(value)));
+    }
+    const double scale = 1 / std::sqrt(variance / static_cast<double>(n) + kEps);
+    std::vector<float> y(n);
+    kernels.layer_norm(x.data(), weight.data(), bias.data(), n, kEps, y.data());
+    for (std::size_t i = 0; i < n; ++i) {
+        const double truth = (x[i] - mean) * scale * weight[i] + bias[i];
+        const double size = std::fabs(weight[i]) * largest * scale + std::fabs(bias[i]);
+        const double bound = (static_cast<double>(n) / 8 + 16) * kE * size;
+        CHECK(std::fabs(y[i] - truth) <= bound, "%s: %g is not %g", kernels.name, y[i], truth);
+    }
+    kernels.layer_norm(x.data(), weight.data(), bias.data(), n, kEps, x.data());
+    CHECK(x == y, "%s: in place it differs", kernels.name);
+}
+
+void test_token_shift(const Kernels& kernels, Random& random) {
+    const std::size_t n = odd_size(random);
+    const std::vector<float> x = random.floats(n);
+    const std::vector<float> previous = random.floats(n);
+    std::vector<float> mix = random.floats(n);
+    for (float& value : mix) value = std::fabs(value);
+    std::vector<float> y(n);
+    kernels.token_shift(x.data(), previous.data(), mix.data(), n, y.data());
+    for (std::size_t i = 0; i < n; ++i) {
+        const double truth = x[i] + (static_cast<double>(previous[i]) - x[i]) * mix[i];
+        const double bound = 4 * kE * (std::fabs(x[i]) + std::fabs(previous[i]));
+        CHECK(std::fabs(y[i] - truth) <= bound, "%s: %g is not %g", kernels.name, y[i], truth);
+    }
+}
+
+void test_curves(const Kernels& kernels, Random& random) {
+    const std::size_t n = odd_size(random);
+    std::vector<float> x = random.floats(n);
+    for (float& value : x) value *= random.below(4) == 0 ? 1e30f : 110.0f;
+    const std::vector<float> bias = random.floats(n);
+    std::vector<float> sigmoid = x;
+    std::vector<float> decay = x;
+    kernels.sigmoid(sigmoid.data(), bias.data(), n);
+    kernels.decay(decay.data(), bias.data(), n);
+    for (std::size_t i = 0; i < n; ++i) {
+        const double s = 1 / (1 + std::exp(-static_cast<double>(x[i] + bias[i])));
+        const double d = std::exp(-std::exp(-0.5) * s);
+        // The float sum x + bias may be half a unit off, which matters where the curve is steep.
+        const double slope = 1e-6 + std::fabs(x[i] + bias[i]) * kE;
+        CHECK(std::fabs(sigmoid[i] - s) <= slope * s + 1e-37, "%s: sigmoid(%g) = %g, not %g",
+              kernels.name, x[i] + bias[i], sigmoid[i], s);
+        CHECK(std::fabs(decay[i] - d) <= slope * d, "%s: decay(%g) = %g, not %g", kernels.name,
+              x[i] + bias[i], decay[i], d);
+    }
+    float nan = std::numeric_limits<float>::quiet_NaN();
+    const float zero = 0;
+    kernels.sigmoid(&nan, &zero, 1);
+    CHECK(std::isnan(nan), "%s: sigmoid loses a NaN", kernels.name);
+    kernels.decay(&nan, &zero, 1);
+    CHECK(std::isnan(nan), "%s: decay loses a NaN", kernels.name);
+}
+
+void test_wkv7(const Kernels& kernels, Random& random) {
+    static const std::size_t sizes[] = {1, 3, 4, 7, 10, 16, 24, 33, 64};
+    const std::size_t n = sizes[random.below(std::size(sizes))];
+    std::vector<float> w = random.floats(n);
+    for (float& value : w) value = 0.5f + 0.5f * std::fabs(value);
+    const std::vector<float> r = random.floats(n), k = random.floats(n), v = random.floats(n),
+                             kk = random.floats(n), kk_a = random.floats(n);
+    const std::vector<float> start = random.floats(n * n);
+    std::vector<float> state = start;
+    std::vector<float> y(n);
+    kernels.wkv7({n, r.data(), w.data(), k.data(), v.data(), kk.data(), kk_a.data()}, state.data(),
+                 y.data());
+    const double unit = (static_cast<double>(n) + 8) * kE;
+    for (std::size_t i = 0; i < n; ++i) {
+        double removed = 0, removed_size = 0, sum = 0, sum_size = 0;
+        for (std::size_t j = 0; j < n; ++j) {
+            const double product = static_cast<double>(start[i * n + j]) * kk[j];
+            removed -= product;
+            removed_size += std::fabs(product);
+        }
+        for (std::size_t j = 0; j < n; ++j) {
+            const double kept = static_cast<double>(start[i * n + j]) * w[j];
+            const double added = static_cast<double>(v[i]) * k[j];
+            const double truth = kept + removed * kk_a[j] + added;
+            const double size =
+                std::fabs(kept) + removed_size * std::fabs(kk_a[j]) + std::fabs(added);
+            const float result = state[i * n + j];
+            CHECK(std::fabs(result - truth) <= unit * size, "%s: %g is not %g", kernels.name, result,
+                  truth);
+            sum += truth * r[j];
+            sum_size += size * std::fabs(r[j]);
+        }
+        CHECK(std::fabs(y[i] - sum) <= 2 * unit * sum_size, "%s: %g is not %g", kernels.name, y[i],
+              sum);
+    }
+}
+
+void test_exp_sum(const Kernels& kernels, Random& random) {
+    const std::size_t n = odd_size(random);
+    std::vector<double> x(n);
+    for (double& value : x) value = random.below(9) == 0 ? -INFINITY : random.uniform(-800, 0);
+    const double maximum = random.uniform(0, 5);
+    const double scale = random.below(2) == 0 ? 1 : random.uniform(0.1, 5);
+    std::vector<double> weights(n);
+    const double sum = kernels.exp_sum(x.data(), n, maximum, scale, weights.data());
+    double total = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const long double exponent = (static_cast<long double>(x[i]) - maximum) * scale;
+        const double truth = static_cast<double>(std::exp(exponent));
+        // The exponent itself is rounded to float64.
+        const double unit = 1e-14 + (std::isinf(x[i]) ? 0 : std::fabs(double(exponent)) * 0x1p-51);
+        CHECK(std::fabs(weights[i] - truth) <= unit * truth + 1e-299, "%s: exp(%g) = %g, not %g",
+              kernels.name, double(exponent), weights[i], truth);
+        total += weights[i];
+    }
+    CHECK(std::fabs(sum - total) <= (static_cast<double>(n) + 4) * 0x1p-53 * total, "%s: sum %g not %g",
+          kernels.name, sum, total);
+}
+
+}  // namespace
+
+void test_operations(const Kernels& kernels) {
+    Random random(1);
+    for (int round = 0; round < 150; ++round) {
+        test_matmul(kernels, random);
+        test_accumulate_rows(kernels, random);
+        test_layer_norm(kernels, random);
+        test_token_shift(kernels, random);
+        test_curves(kernels, random);
+        test_wkv7(kernels, random);
+        test_exp_sum(kernels, random);
+    }
+}
+
+}  // namespace rwkv::test
