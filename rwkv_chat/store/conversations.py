@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Self
 
 from rwkv_chat.chat.tree import Conversation, Summary, Turn
-from rwkv_chat.errors import ConflictError, NotFoundError
+from rwkv_chat.errors import ConflictError, NotFoundError, StoreError
 from rwkv_chat.store.database import Database, Note
+from rwkv_chat.store.files import create_private
 from rwkv_chat.store.ids import new_id
 from rwkv_chat.store.rows import (
     TURN_COLUMNS,
@@ -156,18 +157,30 @@ class Conversations:
     def purge(self) -> None:
         """Erase everything deleted: rows, the bytes they leave, states, and copies of older stores.
 
-        States that a remaining conversation can reach stay.
+        States that a remaining conversation can reach stay. The rows go last, so that a purge which
+        is cut off is done again.
         """
-
-        def work(sql: sqlite3.Connection) -> None:
-            sql.execute("DELETE FROM conversation WHERE deleted IS NOT NULL")
-
-        self._database.write(work)
+        gone = [(summary.id,) for summary in self.deleted()]
+        owed = self._database.folder / "erasing"
+        if not gone and not owed.exists():
+            return
         self.snapshots.keep_only(self._reachable(self.snapshots.models()))
         for backup in self._database.backups():
             with suppress(OSError):
                 backup.unlink()
-        self._database.compact()
+
+        def work(sql: sqlite3.Connection) -> None:
+            sql.executemany("DELETE FROM conversation WHERE id = ? AND deleted IS NOT NULL", gone)
+
+        with suppress(StoreError):  # without room for a file, erasing still makes some
+            create_private(owed)
+        self._database.write(work)
+        # SQLite overwrites deleted rows, but not the copies that stay behind when it moves rows
+        # between pages: only a rewritten file is free of them. What keeps it from being rewritten
+        # (no room, another window) passes, and the next purge sees that it is owed.
+        with suppress(StoreError, OSError):
+            self._database.compact()
+            owed.unlink(missing_ok=True)
 
     def append(self, turn: Turn, *, head: bool = True) -> Turn:
         """Add `turn` as a new node; the store sets `seq` and `created` and returns the result.
@@ -324,7 +337,8 @@ class Conversations:
             roots = [hashlib.sha256(model.encode()) for model in models]
             keys: set[str] = set()
             for turn, parent, ids, prefix in sql.execute(
-                "SELECT id, parent, ids, prefix FROM turn ORDER BY conversation, seq"
+                "SELECT id, parent, ids, prefix FROM turn WHERE conversation IN "
+                "(SELECT id FROM conversation WHERE deleted IS NULL) ORDER BY conversation, seq"
             ):
                 mine = [digest.copy() for digest in (digests[parent] if parent else roots)]
                 for start, end in ((0, prefix * 4), (prefix * 4, len(ids))):

@@ -1,6 +1,7 @@
 """Conversations behave as chat.ports.Store says."""
 
 import math
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,8 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rwkv_chat.chat.ports import Store
 from rwkv_chat.chat.tree import Finish, Role, Turn
 from rwkv_chat.engine.pathkey import path_keys
-from rwkv_chat.errors import ConflictError, NotFoundError, UsageError
+from rwkv_chat.errors import ConflictError, NotFoundError, StoreError, UsageError
 from rwkv_chat.store.conversations import Conversations
+from rwkv_chat.store.database import Database
 from rwkv_chat.store.ids import new_id
 from tests.store.samples import MODEL, state, turn
 
@@ -179,28 +181,58 @@ def test_deleting_hides_and_restoring_brings_back(store: Conversations) -> None:
     assert store.load(home).turn(made.id).text == "the answer went on"
 
 
+def raw(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
 def test_purge_leaves_no_byte_behind(store: Conversations, folder: Path) -> None:
-    secret, kept = "SECRET-" + "q" * 40, "KEEP-" + "k" * 40
-    for number in range(60):
-        home = store.create(f"{secret} {number}", {"note": secret}).id
-        other = store.create(f"{kept} {number}", {}).id
-        at = None
-        for _ in range(6):
-            made = store.append(turn(home, at, text=f"{number} {secret} " * (number + 1)))
-            store.append(turn(other, text=f"{kept} " * number))
-            store.update(replace(made, text=f"rewritten {secret}"))
-            at = made.id
+    """Rows that grow make SQLite move others between pages, which leaves copies of them behind."""
+    chance = random.Random(3)
+    homes = [store.create(f"TITLE{number:05d}", {}).id for number in range(40)]
+    turns: list[Turn] = []
+    for number in range(800):
+        text = f"TEXT{number:05d}" + "z" * chance.randrange(20, 400)
+        turns.append(store.append(turn(chance.choice(homes), text=text)))
+        longer = chance.choice(turns)
+        store.update(replace(longer, text=longer.text + "y" * chance.randrange(600)))
+    gone = set(homes[:20])
+    (folder / "conversations-version-0.backup.db").write_text(turns[0].text)
+    for home in gone:
         store.delete(home)
-    backup = folder / "conversations-version-0.backup.db"
-    backup.write_text(secret)
-    everything = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
-    assert secret.encode() in everything
+    secrets = {t.text[:9] for t in turns if t.conversation in gone}
+    secrets |= {f"TITLE{number:05d}" for number in range(20)}
+    before = raw(folder)
+    assert all(secret.encode() in before for secret in secrets)
     store.purge()
-    everything = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
-    assert secret.encode() not in everything
-    assert kept.encode() in everything
+    after = raw(folder)
+    assert [secret for secret in secrets if secret.encode() in after] == []
+    assert all(t.text[:9].encode() in after for t in turns if t.conversation not in gone)
     assert store.deleted() == []
-    assert len(store.conversations()) == 60
+    assert len(store.conversations()) == 20
+
+
+def test_a_purge_that_could_not_finish_is_finished_by_the_next(
+    store: Conversations, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = store.create("t", {}).id
+    store.delete(home)
+    ran: list[bool] = []
+    compact = Database.compact
+
+    def busy(database: Database) -> None:
+        raise StoreError("Another window is busy.")
+
+    def counted(database: Database) -> None:
+        ran.append(True)
+        compact(database)
+
+    monkeypatch.setattr(Database, "compact", busy)
+    store.purge()
+    assert store.deleted() == []
+    monkeypatch.setattr(Database, "compact", counted)
+    store.purge()
+    store.purge()
+    assert ran == [True]
 
 
 def test_purge_keeps_the_states_that_others_share(store: Conversations) -> None:
