@@ -83,9 +83,8 @@ def read_source(path: Path) -> Source:
 
 
 def _widest(checkpoint: Checkpoint, names: Mapping[str, str]) -> str:
-    types = {
-        checkpoint.tensors[stored].dtype for name, stored in names.items() if name[-7:] == ".weight"
-    }
+    matrices = [stored for name, stored in names.items() if not is_vector(name)]
+    types = {checkpoint.tensors[stored].dtype for stored in matrices}
     return next(dtype for dtype in ("F32", "F16", "BF16") if dtype in types)
 
 

@@ -88,6 +88,19 @@ def test_every_type_of_both_formats_is_widened_exactly(
         assert np.array_equal(best.tensors["head.weight"], head)
 
 
+def test_float32_vectors_do_not_widen_bfloat16_matrices(tmp_path: Path) -> None:
+    weights = random_weights(SPEC)
+    mixed = {n: t.bfloat16() if is_matrix(n) else t for n, t in weights.items()}
+    torch.save(mixed, tmp_path / "m.pth")
+    assert inspect(tmp_path / "m.pth").dtype == "BF16"
+    model = open_model(tmp_path / "m.pth")
+    assert model.weights == "bf16"
+    for name, array in turned(mixed).items():
+        wide = model.tensors[name]
+        wide = (wide.astype(np.uint32) << 16).view(np.float32) if is_matrix(name) else wide
+        assert np.array_equal(wide, array), name
+
+
 def test_weights_as_web_rwkv_stores_them_give_the_same_model(tmp_path: Path) -> None:
     weights = random_weights(SPEC)
     for name, tensor in weights.items():
