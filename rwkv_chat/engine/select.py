@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 from rwkv_chat.chat.ports import Progress
-from rwkv_chat.checkpoints.open import ConvertedModel, open_model
+from rwkv_chat.checkpoints.open import ConvertedModel, inspect, open_model
 from rwkv_chat.engine import memory
 from rwkv_chat.engine.backend import Backend
 from rwkv_chat.engine.model import Model
-from rwkv_chat.errors import UsageError
-from rwkv_chat.models.state import StateLayout
+from rwkv_chat.errors import TokenizerError, UsageError
 from rwkv_chat.tokenizer.load import load as load_tokenizer
+from rwkv_chat.tokenizer.vocabulary import Vocabulary
 
 __all__ = ["BACKENDS", "load_model"]
 
@@ -42,12 +42,14 @@ def load_model(
         raise UsageError(f'There is no device "{device}" in this build; use "cpu".')
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}.")
+    found = inspect(Path(path))
+    if weights not in found.weights_bytes:
+        known = " or ".join(found.weights_bytes)
+        raise UsageError(f"There is no weights type {weights!r}; use {known}.")
+    need = found.weights_bytes[weights] + found.state_bytes
+    memory.check(found.name, need, memory.available_bytes())
     converted = open_model(Path(path), weights, progress)
-    state_bytes = 4 * StateLayout.of(converted.spec).size
-    memory.check(converted.name, converted.nbytes + state_bytes, memory.available_bytes())
-    tokenizer = load_tokenizer(
-        converted.tokenizer, converted.spec.vocab_size, Path(converted.path).parent
-    )
+    tokenizer = _tokenizer(converted)
     backend = _backend(converted, threads)
     return Model(
         name=converted.name,
@@ -57,6 +59,18 @@ def load_model(
         fingerprint=converted.fingerprint,
         weights=converted.weights,
     )
+
+
+def _tokenizer(converted: ConvertedModel) -> Vocabulary:
+    kind, rows, folder = converted.tokenizer, converted.spec.vocab_size, converted.source.parent
+    if kind == "unknown":
+        if not (folder / "vocab.txt").is_file():
+            raise TokenizerError(
+                f"The vocabulary of {converted.source} is not known: it has {rows} tokens, where World "
+                "has 65536 and bytes 256. Put its vocabulary beside it as vocab.txt."
+            )
+        kind = "bundled"
+    return load_tokenizer(kind, rows, folder)
 
 
 def _backend(converted: ConvertedModel, threads: int | None) -> Backend:
