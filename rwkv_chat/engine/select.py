@@ -66,8 +66,8 @@ def _tokenizer(converted: ConvertedModel) -> Vocabulary:
     if kind == "unknown":
         if not (folder / "vocab.txt").is_file():
             raise TokenizerError(
-                f"The vocabulary of {converted.source} is not known: it has {rows} tokens, where World "
-                "has 65536 and bytes 256. Put its vocabulary beside it as vocab.txt."
+                f"The vocabulary of {converted.source} is not known: it has {rows} tokens, where "
+                "World has 65536 and bytes 256. Put its vocabulary beside it as vocab.txt."
             )
         kind = "bundled"
     return load_tokenizer(kind, rows, folder)
