@@ -1,6 +1,5 @@
-// A tile is 4 rows x up to 2 tokens: 8 accumulators hide the latency of a fused multiply-add and
-// leave registers for the operands. Each (row, token) has one accumulator of 8 lanes whatever the
-// tile.
+// A tile is 4 rows x up to 3 tokens: 12 accumulators, 3 activations and 1 weight fill 16 registers.
+// Each (row, token) has one accumulator of 8 lanes whatever the tile.
 
 #include "lanes_avx2.h"
 #include "operations.h"
@@ -9,8 +8,11 @@ namespace rwkv::avx2 {
 namespace {
 
 constexpr size_t kRows = 4;
+constexpr size_t kTokens = 3;
 
-template <bool kBf16, int kT>
+// kTail: the columns are no multiple of the lanes. Known to the compiler, because otherwise it keeps
+// the accumulators in memory for the sake of the tail.
+template <bool kBf16, int kT, bool kTail>
 void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, size_t x_stride,
                    float* y, size_t y_stride) {
     // Rows past the end repeat the last one; their sums are not stored.
@@ -29,7 +31,8 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
             for (int t = 0; t < kT; ++t) sums[r][t] = _mm256_fmadd_ps(weights, xs[t], sums[r][t]);
         }
     }
-    if (const size_t rest = w.columns - whole; rest > 0) {
+    if constexpr (kTail) {
+        const size_t rest = w.columns - whole;
         for (int t = 0; t < kT; ++t) {
             const __m256 xs = _mm256_maskload_ps(x + t * x_stride + whole, mask_of(rest));
             for (size_t r = 0; r < kRows; ++r) {
@@ -39,6 +42,7 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
         }
     }
     const __m128i stored = _mm256_castsi256_si128(mask_of(valid));
+#pragma GCC unroll 3
     for (int t = 0; t < kT; ++t) {
         const __m128 sum = sum_lanes(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
         _mm_maskstore_ps(y + t * y_stride + row, stored, sum);
@@ -50,7 +54,11 @@ void multiply_rows(const Matrix& w, size_t first, size_t last, const float* x, s
                    float* y, size_t y_stride) {
     for (size_t row = first; row < last; row += kRows) {
         const size_t valid = last - row < kRows ? last - row : kRows;
-        multiply_tile<kBf16, kT>(w, row, valid, x, x_stride, y, y_stride);
+        if (w.columns % kLanes == 0) {
+            multiply_tile<kBf16, kT, false>(w, row, valid, x, x_stride, y, y_stride);
+        } else {
+            multiply_tile<kBf16, kT, true>(w, row, valid, x, x_stride, y, y_stride);
+        }
     }
 }
 
@@ -58,13 +66,16 @@ template <bool kBf16>
 void multiply(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
               size_t tokens, float* y, size_t y_stride) {
     size_t t = 0;
-    for (; t + 2 <= tokens; t += 2) {
-        multiply_rows<kBf16, 2>(w, first, last, x + t * x_stride, x_stride, y + t * y_stride,
-                                y_stride);
+    for (; t + kTokens <= tokens; t += kTokens) {
+        multiply_rows<kBf16, kTokens>(w, first, last, x + t * x_stride, x_stride, y + t * y_stride,
+                                      y_stride);
     }
-    if (t < tokens) {
-        multiply_rows<kBf16, 1>(w, first, last, x + t * x_stride, x_stride, y + t * y_stride,
-                                y_stride);
+    x += t * x_stride;
+    y += t * y_stride;
+    switch (tokens - t) {
+        case 1: return multiply_rows<kBf16, 1>(w, first, last, x, x_stride, y, y_stride);
+        case 2: return multiply_rows<kBf16, 2>(w, first, last, x, x_stride, y, y_stride);
+        default: return;
     }
 }
 

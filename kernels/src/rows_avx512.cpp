@@ -49,7 +49,6 @@ void accumulate(const Matrix& w, const uint32_t* rows, size_t count, const float
                 size_t last, float* y) {
     size_t c = first;
     const auto fits = [&](size_t blocks) { return c + blocks * kLanes <= last; };
-    for (; fits(24); c += 24 * kLanes) accumulate_block<kBf16, 24>(w, rows, count, x, c, y);
     for (; fits(12); c += 12 * kLanes) accumulate_block<kBf16, 12>(w, rows, count, x, c, y);
     for (; fits(4); c += 4 * kLanes) accumulate_block<kBf16, 4>(w, rows, count, x, c, y);
     for (; fits(1); c += kLanes) accumulate_block<kBf16, 1>(w, rows, count, x, c, y);

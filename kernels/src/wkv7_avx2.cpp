@@ -4,8 +4,23 @@
 namespace rwkv::avx2 {
 namespace {
 
+template <bool kTail>
+__m256 load_lanes(const float* p, __m256i mask) {
+    return kTail ? _mm256_maskload_ps(p, mask) : _mm256_loadu_ps(p);
+}
+
+template <bool kTail>
+void store_lanes(float* p, __m256i mask, __m256 value) {
+    if constexpr (kTail) {
+        _mm256_maskstore_ps(p, mask, value);
+    } else {
+        _mm256_storeu_ps(p, value);
+    }
+}
+
 // Rows [i, i + kR) of the state. Two passes over them: what is removed must be known first.
-template <int kR>
+// kTail: the head's size is no multiple of the lanes.
+template <int kR, bool kTail>
 void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
     const size_t n = head.size;
     const __m256 zero = _mm256_setzero_ps();
@@ -13,9 +28,9 @@ void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
     __m256 read[4] = {zero, zero, zero, zero};
     for (size_t j = 0; j < n; j += kLanes) {
         const __m256i mask = mask_of(n - j);
-        const __m256 kk = _mm256_maskload_ps(head.kk + j, mask);
+        const __m256 kk = load_lanes<kTail>(head.kk + j, mask);
         for (int r = 0; r < kR; ++r) {
-            const __m256 row = _mm256_maskload_ps(state + (i + r) * n + j, mask);
+            const __m256 row = load_lanes<kTail>(state + (i + r) * n + j, mask);
             removed[r] = _mm256_fnmadd_ps(row, kk, removed[r]);
         }
     }
@@ -23,17 +38,17 @@ void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
     _mm_storeu_ps(amounts, sum_lanes(removed[0], removed[1], removed[2], removed[3]));
     for (size_t j = 0; j < n; j += kLanes) {
         const __m256i mask = mask_of(n - j);
-        const __m256 w = _mm256_maskload_ps(head.w + j, mask);
-        const __m256 k = _mm256_maskload_ps(head.k + j, mask);
-        const __m256 kk_a = _mm256_maskload_ps(head.kk_a + j, mask);
-        const __m256 receptance = _mm256_maskload_ps(head.r + j, mask);
+        const __m256 w = load_lanes<kTail>(head.w + j, mask);
+        const __m256 k = load_lanes<kTail>(head.k + j, mask);
+        const __m256 kk_a = load_lanes<kTail>(head.kk_a + j, mask);
+        const __m256 receptance = load_lanes<kTail>(head.r + j, mask);
         for (int r = 0; r < kR; ++r) {
             float* place = state + (i + r) * n + j;
-            __m256 row = _mm256_maskload_ps(place, mask);
+            __m256 row = load_lanes<kTail>(place, mask);
             __m256 added = _mm256_mul_ps(k, _mm256_set1_ps(head.v[i + r]));
             added = _mm256_fmadd_ps(kk_a, _mm256_set1_ps(amounts[r]), added);
             row = _mm256_fmadd_ps(row, w, added);
-            _mm256_maskstore_ps(place, mask, row);
+            store_lanes<kTail>(place, mask, row);
             read[r] = _mm256_fmadd_ps(row, receptance, read[r]);
         }
     }
@@ -42,12 +57,21 @@ void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
     for (int r = 0; r < kR; ++r) y[i + r] = sums[r];
 }
 
+template <bool kTail>
+void update_state(const WkvHead& head, float* state, float* y) {
+    size_t i = 0;
+    for (; i + 4 <= head.size; i += 4) update_rows<4, kTail>(head, i, state, y);
+    for (; i < head.size; ++i) update_rows<1, kTail>(head, i, state, y);
+}
+
 }  // namespace
 
 void wkv7(const WkvHead& head, float* state, float* y) {
-    size_t i = 0;
-    for (; i + 4 <= head.size; i += 4) update_rows<4>(head, i, state, y);
-    for (; i < head.size; ++i) update_rows<1>(head, i, state, y);
+    if (head.size % kLanes == 0) {
+        update_state<false>(head, state, y);
+    } else {
+        update_state<true>(head, state, y);
+    }
 }
 
 }  // namespace rwkv::avx2

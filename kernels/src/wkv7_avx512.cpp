@@ -4,8 +4,23 @@
 namespace rwkv::avx512 {
 namespace {
 
+template <bool kTail>
+__m512 load_lanes(const float* p, __mmask16 mask) {
+    return kTail ? _mm512_maskz_loadu_ps(mask, p) : _mm512_loadu_ps(p);
+}
+
+template <bool kTail>
+void store_lanes(float* p, __mmask16 mask, __m512 value) {
+    if constexpr (kTail) {
+        _mm512_mask_storeu_ps(p, mask, value);
+    } else {
+        _mm512_storeu_ps(p, value);
+    }
+}
+
 // Rows [i, i + kR) of the state. Two passes over them: what is removed must be known first.
-template <int kR>
+// kTail: the head's size is no multiple of the lanes.
+template <int kR, bool kTail>
 void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
     const size_t n = head.size;
     const __m512 zero = _mm512_setzero_ps();
@@ -13,9 +28,9 @@ void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
     __m512 read[4] = {zero, zero, zero, zero};
     for (size_t j = 0; j < n; j += kLanes) {
         const __mmask16 mask = n - j < kLanes ? mask_of(n - j) : 0xFFFF;
-        const __m512 kk = _mm512_maskz_loadu_ps(mask, head.kk + j);
+        const __m512 kk = load_lanes<kTail>(head.kk + j, mask);
         for (int r = 0; r < kR; ++r) {
-            const __m512 row = _mm512_maskz_loadu_ps(mask, state + (i + r) * n + j);
+            const __m512 row = load_lanes<kTail>(state + (i + r) * n + j, mask);
             removed[r] = _mm512_fnmadd_ps(row, kk, removed[r]);
         }
     }
@@ -23,17 +38,17 @@ void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
     _mm_storeu_ps(amounts, sum_lanes(removed[0], removed[1], removed[2], removed[3]));
     for (size_t j = 0; j < n; j += kLanes) {
         const __mmask16 mask = n - j < kLanes ? mask_of(n - j) : 0xFFFF;
-        const __m512 w = _mm512_maskz_loadu_ps(mask, head.w + j);
-        const __m512 k = _mm512_maskz_loadu_ps(mask, head.k + j);
-        const __m512 kk_a = _mm512_maskz_loadu_ps(mask, head.kk_a + j);
-        const __m512 receptance = _mm512_maskz_loadu_ps(mask, head.r + j);
+        const __m512 w = load_lanes<kTail>(head.w + j, mask);
+        const __m512 k = load_lanes<kTail>(head.k + j, mask);
+        const __m512 kk_a = load_lanes<kTail>(head.kk_a + j, mask);
+        const __m512 receptance = load_lanes<kTail>(head.r + j, mask);
         for (int r = 0; r < kR; ++r) {
             float* place = state + (i + r) * n + j;
-            __m512 row = _mm512_maskz_loadu_ps(mask, place);
+            __m512 row = load_lanes<kTail>(place, mask);
             __m512 added = _mm512_mul_ps(k, _mm512_set1_ps(head.v[i + r]));
             added = _mm512_fmadd_ps(kk_a, _mm512_set1_ps(amounts[r]), added);
             row = _mm512_fmadd_ps(row, w, added);
-            _mm512_mask_storeu_ps(place, mask, row);
+            store_lanes<kTail>(place, mask, row);
             read[r] = _mm512_fmadd_ps(row, receptance, read[r]);
         }
     }
@@ -42,12 +57,21 @@ void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
     for (int r = 0; r < kR; ++r) y[i + r] = sums[r];
 }
 
+template <bool kTail>
+void update_state(const WkvHead& head, float* state, float* y) {
+    size_t i = 0;
+    for (; i + 4 <= head.size; i += 4) update_rows<4, kTail>(head, i, state, y);
+    for (; i < head.size; ++i) update_rows<1, kTail>(head, i, state, y);
+}
+
 }  // namespace
 
 void wkv7(const WkvHead& head, float* state, float* y) {
-    size_t i = 0;
-    for (; i + 4 <= head.size; i += 4) update_rows<4>(head, i, state, y);
-    for (; i < head.size; ++i) update_rows<1>(head, i, state, y);
+    if (head.size % kLanes == 0) {
+        update_state<false>(head, state, y);
+    } else {
+        update_state<true>(head, state, y);
+    }
 }
 
 }  // namespace rwkv::avx512
