@@ -1,5 +1,7 @@
 """Saved states by the ids they stand after: a cache within a budget, never the truth."""
 
+from __future__ import annotations
+
 import errno
 import os
 import shutil
@@ -8,13 +10,15 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rwkv_chat.checkpoints import statefile
-from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
 from rwkv_chat.errors import SnapshotError, StoreError, StoreFullError
 from rwkv_chat.store.database import Database
 from rwkv_chat.store.files import open_folder
 from rwkv_chat.store.ids import new_id
+
+if TYPE_CHECKING:  # the window must not wait for numpy
+    from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
 
 __all__ = ["DEFAULT_BUDGET", "Snapshots"]
 
@@ -67,6 +71,8 @@ class Snapshots:
         Raises:
             StoreError: the database cannot be read.
         """
+        from rwkv_chat.checkpoints import statefile
+
         row = self._database.read(lambda sql: _find(sql, key))
         if row is None:
             return None
@@ -93,6 +99,8 @@ class Snapshots:
             StoreFullError: the disk is (nearly) full.
             StoreError: the file or its row cannot be written.
         """
+        from rwkv_chat.checkpoints import statefile
+
         expected = saved.state.nbytes + saved.logits.nbytes
         if expected > self.budget_bytes:
             return
