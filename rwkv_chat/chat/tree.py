@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from rwkv_chat.errors import NotFoundError
 
@@ -73,7 +74,7 @@ class Summary:
     turns: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conversation:
     """The whole tree of one conversation; `head` is the turn at the end of the path on screen.
 
@@ -112,8 +113,14 @@ class Conversation:
 
     def children(self, turn_id: str | None) -> list[Turn]:
         """The turns that follow `turn_id` (None: the roots), oldest first."""
-        found = [turn for turn in self.turns.values() if turn.parent == turn_id]
-        return sorted(found, key=lambda turn: turn.seq)
+        return self._children.get(turn_id, [])
+
+    @cached_property
+    def _children(self) -> dict[str | None, list[Turn]]:
+        children: dict[str | None, list[Turn]] = {}
+        for turn in sorted(self.turns.values(), key=lambda turn: turn.seq):
+            children.setdefault(turn.parent, []).append(turn)
+        return children
 
     def siblings(self, turn_id: str) -> list[Turn]:
         """The alternatives at this place, this turn among them, oldest first."""
@@ -121,10 +128,10 @@ class Conversation:
 
     def newest_leaf(self, turn_id: str) -> Turn:
         """The leaf below `turn_id` (or itself) that was made last."""
-        below = {turn_id}
-        leaf = self.turn(turn_id)
-        for turn in sorted(self.turns.values(), key=lambda turn: turn.seq):
-            if turn.parent in below:
-                below.add(turn.id)
-                leaf = turn
-        return leaf
+        newest = self.turn(turn_id)
+        todo = [newest]
+        while todo:
+            turn = todo.pop()
+            newest = max(newest, turn, key=lambda turn: turn.seq)
+            todo += self.children(turn.id)
+        return newest

@@ -35,16 +35,19 @@ def run(options: argparse.Namespace) -> int:
 
 def _draw(conversation: Conversation, indent: str) -> Iterator[str]:
     """The tree, depth first; a lone child stays at its parent's indentation."""
-    children: dict[str | None, list[Turn]] = {}
-    for turn in sorted(conversation.turns.values(), key=lambda turn: turn.seq, reverse=True):
-        children.setdefault(turn.parent, []).append(turn)
-    todo = [(turn, indent, i == 0) for i, turn in enumerate(children.get(None, []))]
+    todo: list[tuple[Turn, str, bool]] = []
+
+    def push(parent: str | None, before: str) -> None:
+        children = conversation.children(parent)
+        todo.extend((turn, before, turn is children[-1]) for turn in reversed(children))
+
+    push(None, indent)
     while todo:
         turn, before, last = todo.pop()
-        alone = len(children[turn.parent]) == 1
+        alone = len(conversation.siblings(turn.id)) == 1
         yield before + ("" if alone else "└ " if last else "├ ") + _line(conversation, turn)
         below = before + ("" if alone else "  " if last else "│ ")
-        todo += [(child, below, i == 0) for i, child in enumerate(children.get(turn.id, []))]
+        push(turn.id, below)
 
 
 def _line(conversation: Conversation, turn: Turn) -> str:
