@@ -47,11 +47,11 @@ class Share:
 
 
 MIX = {
-    "templates": Share(0.47, 0.82),
-    "own": Share(0.05, 0.12),
-    "topical_chat": Share(0.14, 0.06),
-    "chitchat": Share(0.15, 0.0),
-    "childrens_books": Share(0.19, 0.0),
+    "templates": Share(0.62, 0.84),
+    "own": Share(0.06, 0.13),
+    "topical_chat": Share(0.12, 0.03),
+    "chitchat": Share(0.10, 0.0),
+    "childrens_books": Share(0.10, 0.0),
 }
 
 

@@ -1,7 +1,7 @@
 """Train a model on packed text: `python -m rwkv_chat.training.train --packed DIR --out DIR`.
 
 The schedule follows the clock, so that a run ends when it should on a busy machine: the learning
-rate is a cosine of the elapsed fraction of `--minutes`, and the last fifth of the time goes to
+rate is a cosine of the elapsed fraction of `--minutes`, and the last part of the time goes to
 chat alone, where the loss counts 1 on the answers and 0.2 on what the user says.
 """
 
@@ -40,15 +40,15 @@ class Plan:
 
     minutes: float
     max_steps: int | None = None
-    n_layer: int = 6
+    n_layer: int = 4
     n_embd: int = 192
-    batch: int = 12
-    steps: int = 256
+    batch: int = 7
+    steps: int = 320
     peak: float = 2e-3
     floor: float = 5e-5
     warm_up: int = 60
     weight_decay: float = 0.1
-    chat_from: float = 0.8
+    chat_from: float = 0.7
     bf16: bool = True
     seed: int = 1
     save_every: float = 300.0
@@ -194,10 +194,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--packed", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=45.0)
-    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--batch", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=256, help="tokens per row")
+    parser.add_argument("--batch", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=320, help="tokens per row")
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--fp32", action="store_true")

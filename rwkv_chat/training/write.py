@@ -10,8 +10,10 @@ import json
 import logging
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rwkv_chat.errors import UsageError
 
@@ -22,6 +24,9 @@ log = logging.getLogger("rwkv_chat.training")
 _HERE = Path(__file__).parent / "text"
 _ROW_END = re.compile(r",\s+(?=[^,./]+/)")
 _CJK = re.compile(r"[一-鿿]")
+_ANSWERED = re.compile(
+    r"\b(you|your|u|ur|hi|hello|hey|bye|thanks?|joke|story|name|i'?m|am|morning|night)\b", re.I
+)
 _SLOT = re.compile(r"\{(\w+)\}")
 
 Slots = dict[str, list[dict[str, str]]]
@@ -213,11 +218,23 @@ class Writer:
 def _borrowed(folder: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for short, name in (("clinc", "clinc150"), ("nlu", "nlu_evaluation")):
-        with (folder / f"{name}.jsonl").open(encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                found.setdefault(f"{short}:{row['intent']}", []).append(row["text"])
+        for row in _rows(folder / f"{name}.jsonl"):
+            found.setdefault(f"{short}:{row['intent']}", []).append(row["text"])
+    for name in ("topical_chat", "chitchat"):
+        for row in _rows(folder / f"{name}.jsonl"):
+            for turn in row["turns"]:
+                # What has an answer of its own elsewhere must not be answered with a shrug.
+                if 3 <= len(turn.split()) <= 14 and turn.isascii() and not _ANSWERED.search(turn):
+                    kind = "question" if turn.endswith("?") else "statement"
+                    if kind == "question" or "?" not in turn:
+                        found.setdefault(f"human:{kind}", []).append(turn)
     return found
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
 
 
 def _write(path: Path, dialogues: list[list[str]]) -> None:
@@ -230,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="rwkv_chat.training.write", description=__doc__)
     parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=40000)
+    parser.add_argument("--count", type=int, default=70000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
