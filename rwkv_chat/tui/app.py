@@ -48,7 +48,7 @@ class ChatApp(TurnActions, ConversationActions):
 
     Args:
         session: Everything that can be done; it is told nothing of the screen.
-        keymap: Other keys by binding id, such as `{"chat.new": "f7"}`.
+        keymap: Other keys by binding id, such as `{"chat.new": "f12"}`.
         theme: The name of a theme; by default one that fits the terminal.
         fresh: Begin with a new conversation instead of the last one.
     """

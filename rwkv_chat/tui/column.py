@@ -6,7 +6,7 @@ on screen stays where it is when a guess above it turns out wrong.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from rwkv_chat.tui.markdown.lines import Line
@@ -151,6 +151,8 @@ class Column(Stack[Group]):
     def anchor(self, top: int, rows: int, width: int) -> Anchor | None:
         """What should stay where it is: the first built block on screen, or the first of all."""
         fallback: Anchor | None = None
+        for _ in self.blocks(top, rows, width):
+            pass  # opens the groups; the heights change by that
         for at, number, first in self.blocks(top, rows, width):
             line = max(0, top - first)
             found = Anchor(at, number, line, max(0, first - top))
@@ -158,6 +160,17 @@ class Column(Stack[Group]):
                 return found
             fallback = fallback or found
         return fallback
+
+    def scrolled(self, old: int, new: int, rows: int, width: int) -> Anchor | None:
+        """What should stay where it is relative to the move from line `old` to `new`.
+
+        After a small move this is a block that was on screen before; after a jump, one at the
+        destination.
+        """
+        if abs(new - old) > rows:
+            return self.anchor(new, rows, width)
+        before = self.anchor(old, rows, width)
+        return before and replace(before, row=before.row + old - new)
 
     def place(self, anchor: Anchor, width: int) -> int:
         """The first line on screen when `anchor` stands at its row."""

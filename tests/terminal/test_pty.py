@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 RESTORED = ("\x1b[?1049l", "\x1b[?1000l", "\x1b[?1003l", "\x1b[?1006l", "\x1b[?2004l", "\x1b[?25h")
 PROGRAM = """
 import sys
-from fake_session import FakeSession
+from tests.tui.fake_session import FakeSession
 from rwkv_chat.tui.app import ChatApp
 hostile = "\\x1b]52;c;aGk=\\x07\\x9d0;t\\x9c\\u202e[red]x[/red] "
 words = [f"word{n} " for n in range(400)]
@@ -40,7 +40,7 @@ class Terminal:
     def __init__(self) -> None:
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "tui"))),
+            "PYTHONPATH": str(ROOT),
             "TERM": "xterm-256color",
             "LC_ALL": "C.UTF-8",
         }

@@ -1,12 +1,11 @@
-"""Run the application on a FakeSession: `python tests/tui/demo.py [empty|long]`."""
+"""Run the application on a FakeSession: `python -m tests.tui.demo [empty|long]`."""
 
 import re
 import sys
 
-from fake_session import FakeSession
-
 from rwkv_chat.chat.tree import Finish, Role
 from rwkv_chat.tui.app import ChatApp
+from tests.tui.fake_session import FakeSession
 
 ANSWER = """<think>
 The person asks for a small example. Show a function, a table and a list,

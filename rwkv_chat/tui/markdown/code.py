@@ -124,8 +124,10 @@ def highlight(line: str, name: str, state: int = 0) -> tuple[list[Span], int]:
         return ([(line, "fence")] if line else []), 0
     spans: list[Span] = []
     at = 0
-    if state:
+    if 0 < state <= len(language.blocks):
         at, state = _inside(line, 0, language, state, spans)
+    else:
+        state = 0
     pattern = _pattern(language)
     while at < len(line) and not state:
         match = pattern.search(line, at)

@@ -70,7 +70,7 @@ def _pieces(text: str) -> Iterator[_Piece]:
         if match["escaped"]:
             yield _Piece(match["escaped"])
         elif ticks := match["ticks"]:
-            starts = runs[len(ticks)]
+            starts = runs.get(len(ticks), [])
             while starts and starts[-1] <= start:
                 starts.pop()
             if starts:

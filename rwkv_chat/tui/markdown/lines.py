@@ -60,7 +60,7 @@ def _wrap_ascii(text: str, width: int) -> list[tuple[int, int]]:
             cuts.append((start, max(end, start)))
             start = end = word_end
     if start < len(text) or not cuts:
-        cuts.append((start, len(text)))
+        cuts.append((start, min(len(text), start + width)))
     return cuts
 
 
@@ -70,7 +70,7 @@ def _wrap_wide(text: str, width: int) -> list[tuple[int, int]]:
     chance, used_at_chance = 0, 0
     for at, after, cells in split_graphemes(text)[0]:
         glyph = text[at]
-        space = glyph.isspace()
+        space = text[at:after].isspace()
         if cells == 2 and at > start and glyph not in _NEVER_FIRST:
             chance, used_at_chance = at, used
         if used + cells > width and at > start:
@@ -81,7 +81,7 @@ def _wrap_wide(text: str, width: int) -> list[tuple[int, int]]:
             if chance > start:
                 cuts.append((start, _trimmed(text, start, chance)))
                 start, used = chance, used - used_at_chance
-            else:
+            if used + cells > width and at > start:
                 cuts.append((start, at))
                 start, used = at, 0
         used += cells
@@ -132,7 +132,7 @@ def wrap(
     following: Sequence[Span] = ((" " * indent, ""),) if rest is None and indent else (rest or ())
     text = "".join(part for part, _ in spans)
     ranges = wrap_ranges(text, max(4, width - indent))
-    if len(ranges) == 1:
+    if ranges == [(0, len(text))]:
         return [Line((*first, *spans), fill)]
     return [
         Line((*(following if number else first), *_cut(spans, start, end)), fill)

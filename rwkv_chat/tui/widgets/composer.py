@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.strip import Strip
 from textual.widgets import TextArea
 
 from rwkv_chat.text.display import clean
@@ -59,6 +60,12 @@ class Composer(TextArea):
     def _keys(self, binding: Binding) -> list[str]:
         keymap = getattr(self.app, "keymap", {})
         return str(keymap.get(binding.id, binding.key)).split(",")
+
+    def render_line(self, y: int) -> Strip:
+        """One line; Textual cannot wrap the placeholder to a width of nothing."""
+        if self.content_size.width < 1:
+            return Strip.blank(self.size.width)
+        return super().render_line(y)
 
     def put(self, text: str) -> None:
         """Replace everything by `text`, the cursor at its end."""

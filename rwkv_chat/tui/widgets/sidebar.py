@@ -54,8 +54,8 @@ class Sidebar(OptionList):
         self.add_options(Option(_prompt(*entry), id=entry[0]) for entry in shown)
         wanted = current if moved or not self.has_focus else before
         ids = [entry[0] for entry in shown]
-        if wanted in ids:
-            self.highlighted = ids.index(wanted)
+        if ids:
+            self.highlighted = ids.index(wanted) if wanted in ids else 0
 
     @property
     def selected(self) -> str | None:

@@ -63,6 +63,7 @@ class Transcript(ScrollView, can_focus=True):
         self._cursor: str | None = None
         self._width = 0
         self._placing = False
+        self._scrolled_from: int | None = None
         self._frame: list[tuple[int, Line]] | None = None
         self._looks: dict[str, Style] = {}
 
@@ -208,13 +209,16 @@ class Transcript(ScrollView, can_focus=True):
     def _anchor(self) -> Anchor | None:
         if self.following or not self._width:
             return None
-        return self._column.anchor(self.scroll_offset.y, self._rows, self._width)
+        now = self.scroll_offset.y
+        before = now if self._scrolled_from is None else self._scrolled_from
+        return self._column.scrolled(before, now, self._rows, self._width)
 
     def _settle(self, anchor: Anchor | None) -> None:
         """Build what can be seen, and put `anchor` (or the end) where it belongs."""
         if not self._width or self._rows <= 0:
             return
         self._frame = None
+        self._scrolled_from = None
         top = self._column.settle(anchor, self._rows, self._width)
         self._placing = True
         try:
@@ -237,7 +241,14 @@ class Transcript(ScrollView, can_focus=True):
             return
         self._frame = None
         self.following = new_value >= self.max_scroll_y
-        self._settle(self._anchor())
+        if self._scrolled_from is None:
+            self._scrolled_from = round(old_value)
+            # Not now: Textual may be in the middle of its own scrolling.
+            self.call_next(self._after_scroll)
+
+    def _after_scroll(self) -> None:
+        if self._scrolled_from is not None:
+            self._settle(self._anchor())
 
     def on_resize(self, event: events.Resize) -> None:
         anchor = self._anchor()
