@@ -69,12 +69,15 @@ class ChatApp(TurnActions, ConversationActions):
         super().__init__(session, keymap)
         self.progress = Progress()
         self._fresh = fresh
-        self._inbox = Inbox(lambda: self.post_message(SessionSpoke()))
+        self._awake = False
+        self._inbox = Inbox(self._wake)
+        session.subscribe(self._inbox.put)
         self._wall = ControlFilter()
         self._sidebar_wanted: bool | None = None
         self._ending = False
         self._warned = False
         self.animation_level = "none"
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-wide")]
         self.VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-tall")]
         know_alt_enter()
         for known in (themes.DARK, themes.LIGHT):
@@ -102,10 +105,16 @@ class ChatApp(TurnActions, ConversationActions):
         if not self.is_headless:
             catch_signals(asyncio.get_running_loop(), self.end)
             self.set_interval(1.0, self._watch_terminal)
-        self.session.subscribe(self._inbox.put)
         self.composer.focus()
         self.progress.model = self.session.model_name or ""
+        self._awake = True
+        self._wake()
         self.call_after_refresh(self._start)
+
+    def _wake(self) -> None:
+        """Called from any thread; what comes before the first paint waits for it."""
+        if self._awake:
+            self.post_message(SessionSpoke())
 
     def _start(self) -> None:
         self.refresh_list()
@@ -166,9 +175,12 @@ class ChatApp(TurnActions, ConversationActions):
         hint = f"{self.key_of('app.help')} help"
         key = self.key_of("answer.continue")
         self.status_line.show(self.progress.status(self.conversation, self.busy, key, hint))
-        self.composer.border_subtitle = (
-            f"{self.key_of('answer.stop')} stops" if self.busy else "Enter sends · Ctrl+J new line"
-        )
+        if self.editing is not None:
+            self.composer.border_subtitle = None
+        elif self.busy:
+            self.composer.border_subtitle = f"{self.key_of('answer.stop')} stops"
+        else:
+            self.composer.border_subtitle = self.composer.hint
 
     # -- messages of widgets -------------------------------------------------------------------
 

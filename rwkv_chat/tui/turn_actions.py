@@ -58,6 +58,7 @@ class TurnActions(BaseApp):
         self.composer.put(self.transcript.text_of(turn.id))
         self.composer.add_class("-editing")
         what = "an answer" if turn.role is Role.ASSISTANT else "a message"
+        self.composer.border_subtitle = None
         self.composer.border_title = f"Editing {what}: Enter makes a branch, Esc cancels"
         self.composer.focus()
 
@@ -66,6 +67,7 @@ class TurnActions(BaseApp):
         self.editing = None
         self.composer.remove_class("-editing")
         self.composer.border_title = None
+        self.composer.border_subtitle = self.composer.hint
         self.composer.put(self.drafts.pop(self.current or "", ""))
 
     def action_step(self, by: int) -> None:

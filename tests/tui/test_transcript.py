@@ -221,7 +221,7 @@ async def test_copying_uses_one_sequence_and_only_for_a_key(
     sent: list[str] = []
     monkeypatch.delenv("TMUX", raising=False)
     monkeypatch.setattr(ChatApp, "send_to_terminal", lambda self, text: sent.append(text))
-    async with running(session) as (app, pilot):
+    async with running(session) as (_, pilot):
         await pilot.pause()
         assert sent == []
         await pilot.press("alt+c", "alt+y")

@@ -45,7 +45,7 @@ class ModelsScreen(ModalScreen[str | None]):
         return Content.assemble(
             (mark, "$primary"),
             (name, "bold"),
-            (f"\n  {one_line(model.description, 120)}", "$text-muted"),
+            (f"\n  {one_line(model.description, 120)}", "$foreground 60%"),
         )
 
     def on_mount(self) -> None:

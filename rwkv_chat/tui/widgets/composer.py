@@ -8,6 +8,7 @@ from textual.strip import Strip
 from textual.widgets import TextArea
 
 from rwkv_chat.text.display import clean
+from rwkv_chat.tui.actions import key_text
 from rwkv_chat.tui.messages import LeaveComposer, Submitted
 
 __all__ = ["Composer"]
@@ -66,6 +67,16 @@ class Composer(TextArea):
         if self.content_size.width < 1:
             return Strip.blank(self.size.width)
         return super().render_line(y)
+
+    @property
+    def hint(self) -> str:
+        """The keys that send and break lines."""
+        send, line = (
+            key_text(self._keys(binding)[0])
+            for binding in self.BINDINGS
+            if isinstance(binding, Binding)
+        )
+        return f"{send} sends · {line} new line"
 
     def put(self, text: str) -> None:
         """Replace everything by `text`, the cursor at its end."""

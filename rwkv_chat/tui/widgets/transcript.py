@@ -39,6 +39,8 @@ class Transcript(ScrollView, can_focus=True):
     It follows the end while the end is on screen. With the focus here one turn is selected.
     """
 
+    ALLOW_SELECT = False
+
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in _STYLES.split()}
 
     BINDINGS: ClassVar[list[BindingType]] = [
