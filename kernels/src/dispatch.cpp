@@ -6,7 +6,7 @@
 #include "operations.h"
 
 #define RWKV_TABLE(isa)                                                                         \
-    {#isa,        isa::matmul,  isa::accumulate_rows, isa::layer_norm, isa::token_shift,        \
+    {#isa,        isa::matmul,  isa::sum_rows, isa::layer_norm, isa::token_shift,        \
      isa::sigmoid, isa::decay,  isa::wkv7,            isa::exp_sum}
 
 namespace rwkv {

@@ -16,6 +16,11 @@ inline __m256i mask_of(size_t count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(limit), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+// Into the second-level cache: there are too few buffers of the first to cover the memory's latency.
+inline void prefetch(const unsigned char* p) {
+    _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
+
 template <bool kBf16>
 inline __m256 load_weights(const unsigned char* row, size_t column) {
     if constexpr (kBf16) {

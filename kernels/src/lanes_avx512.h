@@ -12,6 +12,11 @@ constexpr size_t kLanes = 16;
 
 inline __mmask16 mask_of(size_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
 
+// Into the second-level cache: there are too few buffers of the first to cover the memory's latency.
+inline void prefetch(const unsigned char* p) {
+    _mm_prefetch(p, _MM_HINT_T1);
+}
+
 template <bool kBf16>
 inline __m512 load_weights(const unsigned char* row, size_t column) {
     if constexpr (kBf16) {

@@ -19,7 +19,7 @@ void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x
     }
 }
 
-void accumulate_rows(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
+void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
                      size_t first, size_t last, float* y) {
     constexpr size_t kBlock = 64;
     for (size_t start = first; start < last; start += kBlock) {
@@ -30,7 +30,7 @@ void accumulate_rows(const Matrix& w, const uint32_t* rows, size_t count, const 
             const double factor = x[rows[i]];
             for (size_t c = 0; c < width; ++c) sums[c] += factor * load(weights, start + c, w.weights);
         }
-        for (size_t c = 0; c < width; ++c) y[start + c] += static_cast<float>(sums[c]);
+        for (size_t c = 0; c < width; ++c) y[start + c] = static_cast<float>(sums[c]);
     }
 }
 

@@ -1,71 +1,61 @@
+// Some rows at a time over all columns: memory is read in long runs, and the sums stay in the
+// first-level cache. Each column adds its rows in order whatever their grouping.
+
 #include "lanes_avx2.h"
 #include "operations.h"
 
 namespace rwkv::avx2 {
 namespace {
 
-// The rows are scattered over memory, so the hardware cannot guess the next one.
-constexpr size_t kAhead = 6;
-
-template <bool kBf16, int kBlocks>
-void accumulate_block(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
-                      size_t column, float* y) {
+template <bool kBf16, int kR>
+void add_rows(const Matrix& w, const uint32_t* rows, size_t left, const float* x, size_t first,
+              size_t last, float* y) {
     constexpr size_t kElement = kBf16 ? 2 : 4;
-    constexpr size_t kBytes = kBlocks * kLanes * kElement;
-    __m256 sums[kBlocks];
-    for (int b = 0; b < kBlocks; ++b) sums[b] = _mm256_setzero_ps();
-    for (size_t i = 0; i < count; ++i) {
-        if (i + kAhead < count) {
-            const unsigned char* next = row_of(w, rows[i + kAhead]) + column * kElement;
-            for (size_t byte = 0; byte < kBytes; byte += 64) {
-                _mm_prefetch(reinterpret_cast<const char*>(next + byte), _MM_HINT_T0);
-            }
-        }
-        const unsigned char* row = row_of(w, rows[i]);
-        const __m256 factor = _mm256_set1_ps(x[rows[i]]);
-        for (int b = 0; b < kBlocks; ++b) {
-            const __m256 weights = load_weights<kBf16>(row, column + b * kLanes);
-            sums[b] = _mm256_fmadd_ps(weights, factor, sums[b]);
-        }
+    const unsigned char* data[kR];
+    const unsigned char* next[kR];  // the rows of the following group, to be asked for now
+    __m256 factors[kR];
+    for (size_t r = 0; r < kR; ++r) {
+        data[r] = row_of(w, rows[r]);
+        next[r] = row_of(w, rows[kR + r < left ? kR + r : r]);
+        factors[r] = _mm256_set1_ps(x[rows[r]]);
     }
-    for (int b = 0; b < kBlocks; ++b) {
-        float* target = y + column + b * kLanes;
-        _mm256_storeu_ps(target, _mm256_add_ps(_mm256_loadu_ps(target), sums[b]));
-    }
-}
-
-template <bool kBf16>
-void accumulate_tail(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
-                     size_t column, size_t width, float* y) {
-    __m256 sum = _mm256_setzero_ps();
-    for (size_t i = 0; i < count; ++i) {
-        const __m256 weights = load_weights<kBf16>(row_of(w, rows[i]), column, width);
-        sum = _mm256_fmadd_ps(weights, _mm256_set1_ps(x[rows[i]]), sum);
-    }
-    const __m256i mask = mask_of(width);
-    const __m256 old = _mm256_maskload_ps(y + column, mask);
-    _mm256_maskstore_ps(y + column, mask, _mm256_add_ps(old, sum));
-}
-
-template <bool kBf16>
-void accumulate(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
-                size_t last, float* y) {
     size_t c = first;
-    const auto fits = [&](size_t blocks) { return c + blocks * kLanes <= last; };
-    for (; fits(12); c += 12 * kLanes) accumulate_block<kBf16, 12>(w, rows, count, x, c, y);
-    for (; fits(8); c += 8 * kLanes) accumulate_block<kBf16, 8>(w, rows, count, x, c, y);
-    for (; fits(1); c += kLanes) accumulate_block<kBf16, 1>(w, rows, count, x, c, y);
-    if (c < last) accumulate_tail<kBf16>(w, rows, count, x, c, last - c, y);
+    for (; c + kLanes <= last; c += kLanes) {
+        __m256 sum = _mm256_loadu_ps(y + c);
+        for (int r = 0; r < kR; ++r) {
+            prefetch(next[r] + c * kElement);
+            sum = _mm256_fmadd_ps(load_weights<kBf16>(data[r], c), factors[r], sum);
+        }
+        _mm256_storeu_ps(y + c, sum);
+    }
+    if (c < last) {
+        const __m256i mask = mask_of(last - c);
+        __m256 sum = _mm256_maskload_ps(y + c, mask);
+        for (int r = 0; r < kR; ++r) {
+            sum = _mm256_fmadd_ps(load_weights<kBf16>(data[r], c, last - c), factors[r], sum);
+        }
+        _mm256_maskstore_ps(y + c, mask, sum);
+    }
+}
+
+template <bool kBf16>
+void sum_rows_of(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
+                 size_t last, float* y) {
+    for (size_t c = first; c < last; ++c) y[c] = 0;
+    size_t i = 0;
+    for (; i + 8 <= count; i += 8) add_rows<kBf16, 8>(w, rows + i, count - i, x, first, last, y);
+    for (; i + 2 <= count; i += 2) add_rows<kBf16, 2>(w, rows + i, count - i, x, first, last, y);
+    if (i < count) add_rows<kBf16, 1>(w, rows + i, count - i, x, first, last, y);
 }
 
 }  // namespace
 
-void accumulate_rows(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
-                     size_t first, size_t last, float* y) {
+void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
+              size_t last, float* y) {
     if (w.weights == Weights::bf16) {
-        accumulate<true>(w, rows, count, x, first, last, y);
+        sum_rows_of<true>(w, rows, count, x, first, last, y);
     } else {
-        accumulate<false>(w, rows, count, x, first, last, y);
+        sum_rows_of<false>(w, rows, count, x, first, last, y);
     }
 }
 

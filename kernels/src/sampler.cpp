@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <numeric>
 #include <utility>
 
 namespace rwkv {
@@ -25,26 +27,37 @@ bool all_finite(const float* x, std::size_t n) {
     return found == 0;
 }
 
-// Removes the tokens less probable than the one at which the sum reaches top_p.
-void Sampler::keep_top_p(double top_p, double total, std::size_t tokens) {
-    if (top_p >= 1) return;
-    // Tokens this improbable weigh less than 1 - top_p together, so the set is reached before them,
-    // and only the others need to be sorted.
-    const double negligible = 0.5 * (1 - top_p) / static_cast<double>(tokens) * total;
-    std::vector<double> sorted;
-    for (const Candidate& c : candidates_) {
-        if (c.weight >= negligible) sorted.push_back(c.weight);
+// The weight of the token at which the sum of the most probable ones reaches top_p; 0 if none is cut.
+double Sampler::find_cutoff(double top_p, double total) {
+    if (top_p >= 1) return 0;
+    // Tokens this improbable weigh less than 1 - top_p together, so the sum is reached before them.
+    const double negligible = 0.5 * (1 - top_p) / static_cast<double>(weights_.size()) * total;
+    scratch_.clear();
+    for (const double weight : weights_) {
+        if (weight >= negligible) scratch_.push_back(weight);
     }
-    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    // Halve the range that holds the cutoff until the rest is cheap to sort.
+    constexpr std::ptrdiff_t kFew = 256;
+    auto begin = scratch_.begin();
+    auto end = scratch_.end();
     double sum = 0;
-    for (const double weight : sorted) {
-        sum += weight / total;
-        if (sum < top_p) continue;
-        const auto below = [&](const Candidate& c) { return c.weight < weight; };
-        candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), below),
-                          candidates_.end());
-        return;
+    while (end - begin > kFew) {
+        const auto middle = begin + (end - begin) / 2;
+        std::nth_element(begin, middle, end, std::greater<>());
+        const double upper = std::accumulate(begin, middle, 0.0) / total;
+        if (sum + upper >= top_p) {
+            end = middle;
+        } else {
+            sum += upper;
+            begin = middle;
+        }
     }
+    std::sort(begin, end, std::greater<>());
+    for (; begin != end; ++begin) {
+        sum += *begin / total;
+        if (sum >= top_p) return *begin;
+    }
+    return 0;
 }
 
 // Keeps the top_k most probable; of equal ones those with the lower ids.
@@ -68,24 +81,23 @@ std::uint32_t Sampler::choose(const std::vector<double>& logits, const SamplingS
 
     weights_.resize(n);
     double total = kernels_.exp_sum(logits.data(), n, *best, 1.0, weights_.data());
+    // The most probable token weighs 1. Cutting by min-p before top-k leaves the same tokens.
+    const double least = std::max(find_cutoff(settings.top_p, total), settings.min_p);
     candidates_.clear();
     for (std::size_t i = 0; i < n; ++i) {
-        if (weights_[i] > 0) candidates_.push_back({weights_[i], static_cast<std::uint32_t>(i)});
+        if (weights_[i] >= least && weights_[i] > 0) {
+            candidates_.push_back({weights_[i], static_cast<std::uint32_t>(i)});
+        }
     }
-    keep_top_p(settings.top_p, total, n);
     keep_top_k(settings.top_k);
-    // The most probable token weighs 1.
-    const auto improbable = [&](const Candidate& c) { return c.weight < settings.min_p; };
-    candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), improbable),
-                      candidates_.end());
 
     // p^(1/T) up to a factor. The bound keeps 0 * scale a number.
     const double scale = std::min(1 / settings.temperature, 1e300);
     if (scale != 1) {
-        std::vector<double> kept;
-        for (const Candidate& c : candidates_) kept.push_back(logits[c.id]);
-        kernels_.exp_sum(kept.data(), kept.size(), *best, scale, weights_.data());
-        for (std::size_t i = 0; i < kept.size(); ++i) candidates_[i].weight = weights_[i];
+        scratch_.clear();
+        for (const Candidate& c : candidates_) scratch_.push_back(logits[c.id]);
+        kernels_.exp_sum(scratch_.data(), scratch_.size(), *best, scale, weights_.data());
+        for (std::size_t i = 0; i < candidates_.size(); ++i) candidates_[i].weight = weights_[i];
     }
     total = 0;
     for (const Candidate& c : candidates_) total += c.weight;

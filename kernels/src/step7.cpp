@@ -11,7 +11,8 @@ namespace {
 
 constexpr float kLayerNormEps = 1e-5f;
 constexpr std::size_t kBlockRows = 32;     // of a matrix, per item of a loop
-constexpr std::size_t kBlockColumns = 64;  // of ffn.value, when there are many tokens
+constexpr std::size_t kBlockColumns = 64;  // of ffn.value, when there are many rows
+constexpr std::size_t kSumColumns = 256;
 
 std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
@@ -33,7 +34,7 @@ Step::Step(const Spec& spec, const ModelWeights& weights, const Kernels& kernels
     : spec_(spec), weights_(weights), kernels_(kernels), pool_(pool), zeros_(spec.rank_g) {}
 
 void Step::reserve(std::size_t rows) {
-    if (active_count_.size() >= rows) return;
+    if (run_of_.size() >= rows) return;
     const std::size_t d = spec_.width;
     for (Vector* buffer : {&x_, &normal_, &r_, &k_, &v_, &first_v_, &w_, &a_, &gate_, &share_, &kk_,
                            &kk_a_, &y_, &out_}) {
@@ -47,7 +48,8 @@ void Step::reserve(std::size_t rows) {
     hidden_.resize(rows * spec_.hidden);
     active_.resize(rows * spec_.hidden);
     run_of_.resize(rows);
-    active_count_.resize(rows);
+    active_starts_.resize(rows * (parts() + 1));
+    parts_.resize(parts() * kFewRows * d);
 }
 
 void Step::forward(const std::uint32_t* ids, std::size_t rows, const std::vector<Run>& runs) {
@@ -225,25 +227,75 @@ void Step::channel_mix(std::size_t index) {
     const Product key{&layer.ffn_key, mixed_.data(),        d, hidden_.data(), f,
                       Product::Finish::squared_relu};
     multiply(&key, 1);
-    pool_.run(rows_, [&](std::size_t t) {
-        std::size_t count = 0;
-        std::uint32_t* active = &active_[t * f];
-        for (std::size_t i = 0; i < f; ++i) {
+    pool_.run(rows_, [&](std::size_t t) { find_active(t); });
+    if (rows_ <= kFewRows) {
+        add_ffn_of_few(layer.ffn_value);
+    } else {
+        add_ffn_of_many(layer.ffn_value);
+    }
+}
+
+// Lists the hidden channels of `row` that are not zero, and where each part of them begins.
+void Step::find_active(std::size_t row) {
+    const std::size_t f = spec_.hidden;
+    const float* hidden = &hidden_[row * f];
+    std::uint32_t* active = &active_[row * f];
+    std::size_t* starts = &active_starts_[row * (parts() + 1)];
+    std::size_t count = 0;
+    for (std::size_t part = 0; part < parts(); ++part) {
+        starts[part] = count;
+        for (std::size_t i = part * kPart; i < std::min((part + 1) * kPart, f); ++i) {
             active[count] = static_cast<std::uint32_t>(i);
-            count += hidden_[t * f + i] != 0;
+            count += hidden[i] != 0;
         }
-        active_count_[t] = count;
-        active_channels_.fetch_add(count, std::memory_order_relaxed);
-    });
-    // One token wants long reads; many tokens want a block of columns that stays in the cache.
-    const std::size_t shares = divide_up(d, pool_.size() * 2 * kBlockColumns);
-    const std::size_t width = rows_ == 1 ? shares * kBlockColumns : kBlockColumns;
-    pool_.run(divide_up(d, width), [&](std::size_t block) {
-        const std::size_t first = block * width;
-        const std::size_t last = std::min(first + width, d);
+    }
+    starts[parts()] = count;
+    active_channels_.fetch_add(count, std::memory_order_relaxed);
+}
+
+// x_ += hidden_ * value, one part of the hidden channels at a time: whole rows are read.
+void Step::add_ffn_of_few(const Matrix& value) {
+    const std::size_t d = spec_.width;
+    const std::size_t f = spec_.hidden;
+    pool_.run(parts(), [&](std::size_t part) {
         for (std::size_t t = 0; t < rows_; ++t) {
-            kernels_.accumulate_rows(layer.ffn_value, &active_[t * f], active_count_[t],
-                                     &hidden_[t * f], first, last, &x_[t * d]);
+            const std::size_t* starts = &active_starts_[t * (parts() + 1) + part];
+            kernels_.sum_rows(value, &active_[t * f + starts[0]], starts[1] - starts[0],
+                              &hidden_[t * f], 0, d, &parts_[(part * kFewRows + t) * d]);
+        }
+    });
+    pool_.run(divide_up(d, kSumColumns), [&](std::size_t block) {
+        const std::size_t first = block * kSumColumns;
+        const std::size_t last = std::min(first + kSumColumns, d);
+        for (std::size_t t = 0; t < rows_; ++t) {
+            float sums[kSumColumns] = {};
+            for (std::size_t part = 0; part < parts(); ++part) {
+                const float* own = &parts_[(part * kFewRows + t) * d];
+                for (std::size_t c = first; c < last; ++c) sums[c - first] += own[c];
+            }
+            for (std::size_t c = first; c < last; ++c) x_[t * d + c] += sums[c - first];
+        }
+    });
+}
+
+// The same sums for a block of columns at a time, which stays in the cache for all rows.
+void Step::add_ffn_of_many(const Matrix& value) {
+    const std::size_t d = spec_.width;
+    const std::size_t f = spec_.hidden;
+    pool_.run(divide_up(d, kBlockColumns), [&](std::size_t block) {
+        const std::size_t first = block * kBlockColumns;
+        const std::size_t last = std::min(first + kBlockColumns, d);
+        for (std::size_t t = 0; t < rows_; ++t) {
+            const std::size_t* starts = &active_starts_[t * (parts() + 1)];
+            float sums[kBlockColumns] = {};
+            for (std::size_t part = 0; part < parts(); ++part) {
+                // Columns [first, last) of the scratch row that nobody else uses.
+                float* own = &mixed_[(rows_ + t) * d];
+                kernels_.sum_rows(value, &active_[t * f + starts[part]],
+                                  starts[part + 1] - starts[part], &hidden_[t * f], first, last, own);
+                for (std::size_t c = first; c < last; ++c) sums[c - first] += own[c];
+            }
+            for (std::size_t c = first; c < last; ++c) x_[t * d + c] += sums[c - first];
         }
     });
 }

@@ -9,7 +9,7 @@
 //
 // Error bounds against exact arithmetic, with e = 2^-24 and n the length of the sum, unless float32
 // overflows on the way:
-//   matmul, accumulate_rows  (n + 2) e * sum |w x|, accumulate_rows 2 e * |y| more
+//   matmul, sum_rows         (n + 2) e * sum |w x|
 //   layer_norm               (n / 8 + 16) e * (|weight| * max |x| / sqrt(variance + eps) + |bias|)
 //   token_shift              4 e * (|x| + |previous|), for mix in [0, 1]
 //   sigmoid, decay           1e-6 of the result, or 1e-37
@@ -53,10 +53,9 @@ struct Kernels {
     void (*matmul)(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
                    size_t tokens, float* y, size_t y_stride);
 
-    // y[c] += sum over i of rows (ascending) of x[rows[i]] * w[rows[i], c] for c in [first, last):
-    // the sum starts at zero and is added to y at its end.
-    void (*accumulate_rows)(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
-                            size_t first, size_t last, float* y);
+    // y[c] = sum over i < count, in order, of x[rows[i]] * w[rows[i], c] for c in [first, last).
+    void (*sum_rows)(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
+                     size_t first, size_t last, float* y);
 
     // y = (x - mean) / sqrt(variance + eps) * weight + bias over n elements; y may be x.
     void (*layer_norm)(const float* x, const float* weight, const float* bias, size_t n, float eps,

@@ -38,11 +38,12 @@ private:
         std::uint32_t id;
     };
 
-    void keep_top_p(double top_p, double total, std::size_t tokens);
+    double find_cutoff(double top_p, double total);
     void keep_top_k(std::uint64_t top_k);
 
     const Kernels& kernels_;
     std::vector<double> weights_;         // [n]: exp(logit - maximum)
+    std::vector<double> scratch_;
     std::vector<Candidate> candidates_;   // what the cuts have left
 };
 
