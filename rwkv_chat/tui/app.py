@@ -18,7 +18,14 @@ from rwkv_chat.tui import themes
 from rwkv_chat.tui.actions import ACTIONS, bindings, help_groups, key_text
 from rwkv_chat.tui.conversation_actions import ConversationActions
 from rwkv_chat.tui.inbox import Inbox
-from rwkv_chat.tui.messages import LeaveComposer, Opened, SessionSpoke, StepSibling, Submitted
+from rwkv_chat.tui.messages import (
+    LeaveComposer,
+    Opened,
+    SessionSpoke,
+    StepSibling,
+    Submitted,
+    Typed,
+)
 from rwkv_chat.tui.progress import Progress
 from rwkv_chat.tui.terminal import (
     ControlFilter,
@@ -49,7 +56,7 @@ class ChatApp(TurnActions, ConversationActions):
     Args:
         session: Everything that can be done; it is told nothing of the screen.
         keymap: Other keys by binding id, such as `{"chat.new": "f12"}`.
-        theme: The name of a theme; by default one that fits the terminal.
+        theme: The name of a theme; by default, or if unknown, one that fits the terminal.
         fresh: Begin with a new conversation instead of the last one.
     """
 
@@ -82,7 +89,7 @@ class ChatApp(TurnActions, ConversationActions):
         know_alt_enter()
         for known in (themes.DARK, themes.LIGHT):
             self.register_theme(known)
-        self.theme = theme or themes.fitting()
+        self.theme = theme if theme in self.available_themes else themes.fitting()
 
     def compose(self) -> ComposeResult:
         """The layout."""
@@ -210,6 +217,11 @@ class ChatApp(TurnActions, ConversationActions):
         if self.transcript.target is not None:
             self.transcript.focus()
 
+    def on_typed(self, message: Typed) -> None:
+        """Letters typed in the transcript begin a message."""
+        self.composer.focus()
+        self.composer.insert(message.text)
+
     def on_step_sibling(self, message: StepSibling) -> None:
         """Left and right in the transcript."""
         self.action_sibling(message.by)
@@ -217,9 +229,7 @@ class ChatApp(TurnActions, ConversationActions):
     def on_opened(self, message: Opened) -> None:
         """Enter in the list."""
         self.open_conversation(message.conversation)
-        if self._overlay:
-            self._sidebar_wanted = None
-            self._place_sidebar()
+        self.hide_overlay()
         self.composer.focus()
 
     # -- events of the session -----------------------------------------------------------------
@@ -244,8 +254,6 @@ class ChatApp(TurnActions, ConversationActions):
                     relist = True
                     reload = reload or conversation == self.current
                     self.tell(f"The answer ended early: {reason}", "error")
-                case events.ModelReady(name, _, _):
-                    self.tell(f"{name} is ready.")
                 case events.ModelFailed(name, reason):
                     self.tell(f"{name} could not be opened. {reason}", "error")
                 case _:
@@ -271,6 +279,12 @@ class ChatApp(TurnActions, ConversationActions):
     def on_resize(self, event: input_events.Resize) -> None:
         """Narrow terminals hide the list until it is asked for."""
         self._place_sidebar()
+
+    def hide_overlay(self) -> None:
+        """Hide the list of conversations where it covers the transcript."""
+        if self._overlay:
+            self._sidebar_wanted = None
+            self._place_sidebar()
 
     def action_sidebar(self) -> None:
         """Show the list and go there; hide it when one is there."""

@@ -89,7 +89,9 @@ class BaseApp(App[None]):
             return True, call()
         except RwkvChatError as error:
             self.tell(str(error), "error")
-            return False, None
+        except OSError as error:
+            self.tell(f"The system refused: {error.strerror or error}.", "error")
+        return False, None
 
     def key_of(self, action_id: str) -> str:
         """The key of an action as people read it, with the person's own keys."""
@@ -111,6 +113,10 @@ class BaseApp(App[None]):
 
     def reload(self) -> None:
         """Read the conversation on screen again."""
+        raise NotImplementedError
+
+    def hide_overlay(self) -> None:
+        """Hide the list of conversations where it covers the transcript."""
         raise NotImplementedError
 
     def refresh_list(self) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
-__all__ = ["LeaveComposer", "Opened", "SessionSpoke", "StepSibling", "Submitted"]
+__all__ = ["LeaveComposer", "Opened", "SessionSpoke", "StepSibling", "Submitted", "Typed"]
 
 
 @dataclass
@@ -29,6 +29,13 @@ class StepSibling(Message):
     """Show the alternative `by` places further on, for the selected turn."""
 
     by: int
+
+
+@dataclass
+class Typed(Message):
+    """The person typed `text` where nothing can be written."""
+
+    text: str
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What is going on: running answers, the model, and the status line made from both."""
 
 from rwkv_chat.chat import events
-from rwkv_chat.chat.tree import Conversation, Role
+from rwkv_chat.chat.tree import Conversation, Role, Turn
 from rwkv_chat.text.display import one_line
 from rwkv_chat.tui.entry import Live
 from rwkv_chat.tui.widgets.status import Status
@@ -22,6 +22,7 @@ class Progress:
         self._tokens: dict[str, int] = {}
         self._speeds: dict[str, float] = {}
         self._conversations: dict[str, str] = {}
+        self._counted: tuple[Conversation | None, Turn | None, int] = (None, None, 0)
 
     @property
     def running(self) -> set[str]:
@@ -80,13 +81,19 @@ class Progress:
             self.live[head.id] = Live(text, before.doing)
             self.failures.pop(head.id, None)
 
+    def _head(self, conversation: Conversation | None) -> tuple[Turn | None, int]:
+        """The turn at the end of the path, and the tokens on the path."""
+        if conversation is not self._counted[0]:
+            path = conversation.path() if conversation is not None else []
+            tokens = sum(len(turn.ids) for turn in path)
+            self._counted = (conversation, path[-1] if path else None, tokens)
+        return self._counted[1:]
+
     def status(
         self, conversation: Conversation | None, busy: bool, continue_key: str, hint: str
     ) -> Status:
         """The status line for a conversation."""
-        path = conversation.path() if conversation is not None else []
-        head = path[-1] if path else None
-        tokens = sum(len(turn.ids) for turn in path)
+        head, tokens = self._head(conversation)
         doing, mood, speed = "", "", head.tokens_per_s if head is not None else 0.0
         if busy and head is not None:
             live = self.live.get(head.id, Live(doing="waiting"))

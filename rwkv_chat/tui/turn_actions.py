@@ -1,6 +1,7 @@
 """What can be done with the turns of the conversation on screen."""
 
 from rwkv_chat.chat.tree import Role
+from rwkv_chat.errors import UsageError
 from rwkv_chat.tui.base import BaseApp
 from rwkv_chat.tui.clip import last_code_block
 from rwkv_chat.tui.screens.ask import AskScreen
@@ -19,6 +20,7 @@ class TurnActions(BaseApp):
         elif self.busy and self.current is not None:
             self.session.stop(self.current)
         else:
+            self.hide_overlay()
             self.composer.focus()
 
     def action_continue(self) -> None:
@@ -157,7 +159,10 @@ class TurnActions(BaseApp):
         self.tell(f"{what} is copied.")
 
     def _copy_locally(self, text: str) -> None:
-        self.attempt(lambda: copy_with_tool(text))
+        try:
+            copy_with_tool(text)
+        except UsageError as error:
+            self.call_from_thread(self.tell, str(error), "warning")
 
     def send_to_terminal(self, sequence: str) -> None:
         """Write a control sequence of ours."""

@@ -149,6 +149,16 @@ def test_alt_enter_makes_a_line_and_enter_right_after_letters_sends(terminal: Te
     assert any("You" in line for line in screen)
 
 
+def test_alt_and_a_letter_is_an_action_and_no_text(terminal: Terminal) -> None:
+    terminal.child.send("hello\r")
+    terminal.wait_for("word3")
+    terminal.child.send("\x03")
+    terminal.wait_for("continues")
+    terminal.child.send("\x1be")
+    terminal.wait_for("Editing a message")
+    assert not any("helloe" in line for line in terminal.screen())
+
+
 def test_ctrl_c_stops_and_loses_nothing(terminal: Terminal) -> None:
     terminal.child.send("hello\r")
     terminal.wait_for("word3")

@@ -71,10 +71,10 @@ async def test_new_lines_do_not_send_and_pasting_never_does() -> None:
 async def test_the_composer_grows_but_not_over_everything() -> None:
     async with running(FakeSession()) as (app, pilot):
         small = app.composer.size.height
-        await pilot.press(*["ctrl+j"] * 3)
+        app.composer.put("\n" * 3)
         await pilot.pause()
         assert app.composer.size.height == small + 3
-        await pilot.press(*["ctrl+j"] * 30)
+        app.composer.put("\n" * 30)
         await pilot.pause()
         assert app.composer.size.height == 8
 
@@ -350,6 +350,26 @@ async def test_sending_waits_for_the_model_and_keys_work_meanwhile() -> None:
         await pilot.pause()
         assert app.composer.text == "more"
         assert "big" in screen_text(app)
+
+
+@asynchronous
+async def test_what_happens_before_the_first_paint_is_not_missed() -> None:
+    session = FakeSession(model=None)
+    app = ChatApp(session)  # type: ignore[arg-type]
+    session.emit(events.ModelReady("early", "", 203_000))
+    async with app.run_test(size=(100, 20)) as pilot:
+        await pilot.pause()
+        assert "early · state 203 kB" in screen_text(app)
+
+
+@asynchronous
+async def test_letters_typed_in_the_transcript_begin_a_message() -> None:
+    async with running(one_exchange()) as (app, pilot):
+        await pilot.press("up")
+        assert app.focused is app.transcript
+        await pilot.press("h", "i")
+        assert app.composer.text == "hi"
+        assert app.focused is app.composer
 
 
 @asynchronous

@@ -48,6 +48,8 @@ class Composer(TextArea):
         Textual would insert a line break at Enter; and a binding with priority would run before
         the letters that were typed, or arrived, just before it.
         """
+        if event.key.startswith("alt+"):
+            event.prevent_default()  # Textual would insert the letter
         for binding in self.BINDINGS:
             if isinstance(binding, Binding) and event.key in self._keys(binding):
                 event.prevent_default()

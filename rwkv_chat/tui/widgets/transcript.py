@@ -18,7 +18,7 @@ from rwkv_chat.tui.column import Anchor, Column
 from rwkv_chat.tui.entry import GAP, Entry, Live
 from rwkv_chat.tui.looks import blend
 from rwkv_chat.tui.markdown.lines import Line
-from rwkv_chat.tui.messages import StepSibling
+from rwkv_chat.tui.messages import StepSibling, Typed
 from rwkv_chat.tui.timeline import timeline
 
 __all__ = ["Transcript"]
@@ -44,8 +44,8 @@ class Transcript(ScrollView, can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in _STYLES.split()}
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "step(-1)", "Previous turn", id="transcript.up"),
-        Binding("down,j", "step(1)", "Next turn", id="transcript.down"),
+        Binding("up", "step(-1)", "Previous turn", id="transcript.up"),
+        Binding("down", "step(1)", "Next turn", id="transcript.down"),
         Binding("left", "sibling(-1)", "Previous alternative", id="transcript.left"),
         Binding("right", "sibling(1)", "Next alternative", id="transcript.right"),
         Binding("space", "fold", "Fold or unfold thoughts", id="transcript.fold"),
@@ -174,6 +174,13 @@ class Transcript(ScrollView, can_focus=True):
         turn = self.target
         if turn is not None:
             self.post_message(StepSibling(by))
+
+    def on_key(self, event: events.Key) -> None:
+        """Letters go where letters belong."""
+        letter = event.is_printable and event.key != "space" and not event.key.startswith("alt+")
+        if letter and event.character:
+            event.stop()
+            self.post_message(Typed(event.character))
 
     def action_fold(self) -> None:
         """Fold or unfold the thoughts of the selected turn."""
