@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import model_file
+from rwkv_chat import paths
+from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.tree import Finish
+from tests.tiny import Desk, load, model_file
 
 COMMAND = [sys.executable, "-m", "rwkv_chat"]
 
@@ -38,10 +42,10 @@ def log() -> list[dict[str, Any]]:
     return found
 
 
-def start_long_answer() -> subprocess.Popen[str]:
+def start_long_answer(*more: str) -> subprocess.Popen[str]:
     """An answer that does not end; returns when some of it was printed."""
     process = subprocess.Popen(
-        [*COMMAND, "ask", "Hello", "--model", str(model_file()), "--max-tokens", "1000000"],
+        [*COMMAND, "ask", "Hello", "--model", str(model_file()), "--max-tokens", "1000000", *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -124,15 +128,24 @@ def test_interrupting_keeps_the_partial_answer() -> None:
     assert len(answer["text"]) >= 20
 
 
-def test_killing_keeps_the_message_and_the_partial_answer() -> None:
-    process = start_long_answer()
+def test_a_killed_answer_goes_on_as_if_nothing_had_happened() -> None:
+    process = start_long_answer("--seed", "3")
     time.sleep(2.5)
     process.kill()
     process.communicate(timeout=20)
-    question, answer = log()[0]["turns"]
-    assert question["text"] == "Hello"
-    assert answer["finish"] == "partial"
-    assert len(answer["text"]) >= 20
+
+    desk = Desk(paths.data_dir(), load("bf16"), Options(Sampling(seed=3), max_tokens=1))
+    [summary] = desk.session.conversations()
+    question, partial = desk.session.load(summary.id).path()
+    assert question.text == "Hello"
+    assert partial.finish is Finish.PARTIAL
+    assert len(partial.text) >= 20
+    continued = desk.go_on(summary.id, 50).path()[-1]
+    generated = len(continued.ids) - continued.prefix
+    assert generated == len(partial.ids) - partial.prefix + 50
+    desk.session.configure(None, max_tokens=generated)
+    assert desk.ask("Hello").path()[-1].ids == continued.ids
+    desk.close()
 
 
 def test_a_reader_that_leaves_is_no_catastrophe() -> None:
