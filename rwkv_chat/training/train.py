@@ -10,10 +10,8 @@ import contextlib
 import ctypes
 import json
 import logging
-import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,44 +23,15 @@ from rwkv_chat.training.batches import Mix, open_packed
 from rwkv_chat.training.curve import draw_curve
 from rwkv_chat.training.loss import cross_entropy
 from rwkv_chat.training.model import Shape, Trainee
+from rwkv_chat.training.plan import Plan, Progress, make_optimizer, rate
 
-__all__ = ["Plan", "Progress", "main", "train"]
+__all__ = ["Run", "loss_of", "main", "train"]
 
 log = logging.getLogger("rwkv_chat.training")
 
 _ROLE_LOSS = torch.tensor([1.0, 0.2, 1.0])
 _EMA_DECAY = 0.997
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that a run depends on beside its data."""
-
-    minutes: float
-    max_steps: int | None = None
-    n_layer: int = 4
-    n_embd: int = 192
-    batch: int = 7
-    steps: int = 320
-    peak: float = 2e-3
-    floor: float = 5e-5
-    warm_up: int = 60
-    weight_decay: float = 0.1
-    chat_from: float = 0.7
-    bf16: bool = True
-    seed: int = 1
-    save_every: float = 300.0
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run has come; stored in its checkpoint."""
-
-    step: int = 0
-    tokens: int = 0
-    wall: float = 0.0
-    cpu: float = 0.0
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
+_REPORT_EVERY = 20
 
 
 def _keep_memory() -> None:
@@ -71,30 +40,6 @@ def _keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def _optimizer(model: Trainee, plan: Plan) -> torch.optim.Optimizer:
-    decayed, fast, plain = [], [], []
-    for name, parameter in model.named_parameters():
-        if name.endswith("att.w0"):
-            fast.append(parameter)
-        elif name.endswith(".weight") and parameter.ndim == 2:
-            decayed.append(parameter)
-        else:
-            plain.append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": plan.weight_decay, "scale": 1.0},
-        {"params": fast, "weight_decay": 0.0, "scale": 2.0},
-        {"params": plain, "weight_decay": 0.0, "scale": 1.0},
-    ]
-    return torch.optim.AdamW(groups, lr=plan.peak, betas=(0.9, 0.99), eps=1e-18, fused=True)
-
-
-def rate(plan: Plan, step: int, fraction: float) -> float:
-    """The learning rate at `step`, when `fraction` of the time has passed."""
-    warm = min(1.0, (step + 1) / plan.warm_up)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
-    return warm * (plan.floor + (plan.peak - plan.floor) * cosine)
 
 
 def loss_of(model: Trainee, ids: Tensor, roles: Tensor, weighted: bool, bf16: bool) -> Tensor:
@@ -108,84 +53,112 @@ def loss_of(model: Trainee, ids: Tensor, roles: Tensor, weighted: bool, bf16: bo
     return cross_entropy(x, model.head.weight, targets, weights / weights.sum())
 
 
-def _save(path: Path, content: dict[str, Any]) -> None:
+class Run:
+    """A model being trained, with its optimizer, averaged weights and progress."""
+
+    def __init__(self, model: Trainee, plan: Plan) -> None:
+        self.model, self.plan = model, plan
+        self.optimizer = make_optimizer(model, plan)
+        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.progress = Progress()
+
+    @property
+    def fraction(self) -> float:
+        """How much of the plan is done, 0 to 1."""
+        done = self.progress.wall / (self.plan.minutes * 60)
+        if self.plan.max_steps is not None:
+            done = max(done, self.progress.step / self.plan.max_steps)
+        return min(1.0, done)
+
+    @property
+    def finishing(self) -> bool:
+        """Whether chat alone is read now."""
+        return self.fraction >= self.plan.chat_from
+
+    def step(self, general: Mix, chat: Mix) -> float:
+        """Read one batch and learn from it; returns its loss."""
+        plan, progress = self.plan, self.progress
+        rng = np.random.default_rng((plan.seed, progress.step))
+        ids, roles = (chat if self.finishing else general).draw(rng, plan.batch, plan.steps + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(plan, progress.step, self.fraction) * group["scale"]
+        batch = torch.from_numpy(ids), torch.from_numpy(roles)
+        loss = loss_of(self.model, *batch, self.finishing, plan.bf16)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = min(_EMA_DECAY, (progress.step + 1) / (progress.step + 20))
+        current = [p.detach() for p in self.model.parameters()]
+        torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
+        progress.step += 1
+        progress.tokens += plan.batch * plan.steps
+        return loss.item()
+
+    def save(self, path: Path) -> None:
+        """Write everything that `load` needs to go on."""
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "shape": asdict(self.model.shape),
+            "progress": asdict(self.progress),
+        }
+        save(path, content)
+
+    def load(self, path: Path) -> None:
+        """Go on from a file that `save` wrote."""
+        stored = torch.load(path, weights_only=True)
+        self.model.load_state_dict(stored["model"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.average, self.progress = stored["average"], Progress(**stored["progress"])
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a torch file and put it in place when it is whole."""
     part = path.with_suffix(".part")
     torch.save(content, part)
     part.replace(path)
 
 
 def train(
-    model: Trainee,
-    general: Mix,
-    chat: Mix,
-    plan: Plan,
-    out: Path | None = None,
-    report: Callable[[str], None] = log.info,
+    model: Trainee, general: Mix, chat: Mix, plan: Plan, out: Path | None = None
 ) -> tuple[dict[str, Tensor], Progress]:
-    """Run `plan`; returns the averaged weights and the progress.
+    """Do what `plan` says; returns the averaged weights and the progress.
 
     With `out`, a checkpoint is kept there and an interrupted run goes on from it.
     """
-    optimizer = _optimizer(model, plan)
-    progress = Progress()
-    average = {name: p.detach().clone() for name, p in model.named_parameters()}
+    run = Run(model, plan)
     checkpoint = out / "checkpoint.pt" if out else None
     if checkpoint and checkpoint.exists():
-        stored = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(stored["model"])
-        optimizer.load_state_dict(stored["optimizer"])
-        average, progress = stored["average"], Progress(**stored["progress"])
-        report(f"resumed at step {progress.step}, {progress.wall / 60:.1f} minutes")
+        run.load(checkpoint)
+        log.info("goes on at step %d", run.progress.step)
+    progress = run.progress
     start_wall = time.monotonic() - progress.wall
     start_cpu = time.process_time() - progress.cpu
-    saved, recent = progress.wall, []
-    while plan.max_steps is None or progress.step < plan.max_steps:
-        fraction = progress.wall / (plan.minutes * 60)
-        if plan.max_steps is not None:
-            fraction = max(fraction, progress.step / plan.max_steps)
-        if fraction >= 1:
-            break
-        finishing = fraction >= plan.chat_from
-        rng = np.random.default_rng((plan.seed, progress.step))
-        ids, roles = (chat if finishing else general).draw(rng, plan.batch, plan.steps + 1)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(plan, progress.step, fraction) * group["scale"]
-        loss = loss_of(model, torch.from_numpy(ids), torch.from_numpy(roles), finishing, plan.bf16)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        decay = min(_EMA_DECAY, (progress.step + 1) / (progress.step + 20))
-        torch._foreach_lerp_(
-            list(average.values()), [p.detach() for p in model.parameters()], 1 - decay
-        )
-        progress.step += 1
-        progress.tokens += plan.batch * plan.steps
+    saved = progress.wall
+    recent: list[float] = []
+    while run.fraction < 1:
+        recent.append(run.step(general, chat))
         progress.wall = time.monotonic() - start_wall
         progress.cpu = time.process_time() - start_cpu
-        recent.append(loss.item())
-        if len(recent) == 20:
+        if len(recent) == _REPORT_EVERY:
             mean = sum(recent) / len(recent)
-            progress.curve.append((progress.step, progress.wall, mean))
             recent.clear()
-            report(
-                f"step {progress.step}  {progress.wall / 60:.1f} min  {progress.tokens / 1e6:.2f} M"
-                f"  {progress.tokens / progress.wall:6.0f} tokens/s  loss {mean:.3f}"
-                + ("  chat" if finishing else "")
+            progress.curve.append((progress.step, progress.wall, mean))
+            log.info(
+                "step %d  %.1f min  %.2f M tokens  %.0f tokens/s  loss %.3f%s",
+                progress.step,
+                progress.wall / 60,
+                progress.tokens / 1e6,
+                progress.tokens / progress.wall,
+                mean,
+                "  chat" if run.finishing else "",
             )
         if checkpoint and progress.wall - saved > plan.save_every:
             saved = progress.wall
-            _save(
-                checkpoint,
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "average": average,
-                    "shape": asdict(model.shape),
-                    "progress": asdict(progress),
-                },
-            )
-    return average, progress
+            run.save(checkpoint)
+    return run.average, progress
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -204,8 +177,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # Before any thread starts: at first the gradients are so small that subnormals would slow
-    # a step tenfold.
+    # Before any thread starts, for they inherit it: many gradients begin as subnormal numbers,
+    # with which CPUs are slow.
     torch.set_flush_denormal(True)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -226,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
     count = sum(p.numel() for p in model.parameters())
     log.info("%.2f M parameters, %.2f M packed tokens", count / 1e6, packed.n_tokens / 1e6)
     average, progress = train(model, packed.general(), packed.chat(), plan, options.out)
-    _save(
+    save(
         options.out / "trained.pt",
         {"weights": average, "shape": asdict(model.shape), "progress": asdict(progress)},
     )

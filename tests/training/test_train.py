@@ -17,7 +17,8 @@ from rwkv_chat.training.curve import draw_curve
 from rwkv_chat.training.export import open_trained, write_converted, write_official
 from rwkv_chat.training.loss import cross_entropy
 from rwkv_chat.training.model import Shape, Trainee
-from rwkv_chat.training.train import Plan, loss_of, rate, train
+from rwkv_chat.training.plan import Plan, rate
+from rwkv_chat.training.train import loss_of, train
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="training needs g++")
 
