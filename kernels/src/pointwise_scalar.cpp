@@ -1,3 +1,5 @@
+// The reference: in float64, rounded once at the end.
+
 #include <cmath>
 
 #include "operations.h"

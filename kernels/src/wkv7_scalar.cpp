@@ -1,3 +1,5 @@
+// The reference: every sum in order, in float64.
+
 #include "operations.h"
 
 namespace rwkv::scalar {

@@ -1,0 +1,23 @@
+// The reference: every sum in order, in float64.
+
+#include "elements.h"
+#include "operations.h"
+
+namespace rwkv::scalar {
+
+void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
+              size_t last, float* y) {
+    constexpr size_t kBlock = 64;
+    for (size_t start = first; start < last; start += kBlock) {
+        const size_t width = last - start < kBlock ? last - start : kBlock;
+        double sums[kBlock] = {};
+        for (size_t i = 0; i < count; ++i) {
+            const unsigned char* weights = row_of(w, rows[i]);
+            const double factor = x[rows[i]];
+            for (size_t c = 0; c < width; ++c) sums[c] += factor * load(weights, start + c, w.weights);
+        }
+        for (size_t c = 0; c < width; ++c) y[start + c] = static_cast<float>(sums[c]);
+    }
+}
+
+}  // namespace rwkv::scalar
