@@ -34,7 +34,7 @@ ACTIONS = (
     Action("turn.label", "alt+l", "label", "Label this turn", "Turns"),
     Action("turn.fold", "alt+t", "fold", "Fold or unfold the thoughts", "Turns"),
     Action("turn.copy", "alt+y", "copy", "Copy this turn", "Turns"),
-    Action("turn.copy_code", "alt+c", "copy_code", "Copy its last code block", "Turns"),
+    Action("turn.copy_code", "alt+c", "copy_code", "Copy the last code block", "Turns"),
     Action("chat.new", "ctrl+n", "new_chat", "New conversation", "Conversations"),
     Action("chat.list", "ctrl+o", "sidebar", "Show or hide the list", "Conversations"),
     Action("chat.rename", "f2", "rename", "Rename this conversation", "Conversations"),

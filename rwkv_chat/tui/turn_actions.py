@@ -139,15 +139,19 @@ class TurnActions(BaseApp):
             self.copy_text(self.transcript.text_of(turn.id), "The turn")
 
     def action_copy_code(self) -> None:
-        """Copy the last code block of the selected turn."""
+        """Copy the last code block of the selected turn, or of the conversation."""
         turn = self.target()
-        if turn is None:
+        if turn is None or self.conversation is None:
             return
-        code = last_code_block(self.transcript.text_of(turn.id))
-        if code is None:
-            self.tell("There is no code block in this turn.", "warning")
-        else:
-            self.copy_text(code, "The code block")
+        turns = [turn]
+        if self.screen.focused is not self.transcript:
+            turns = list(reversed(self.conversation.path()))
+        for each in turns:
+            code = last_code_block(self.transcript.text_of(each.id))
+            if code is not None:
+                self.copy_text(code, "The code block")
+                return
+        self.tell("There is no code block here.", "warning")
 
     def copy_text(self, text: str, what: str) -> None:
         """Send text to the clipboard, and say how it went. Only ever called for a key."""

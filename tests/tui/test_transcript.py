@@ -3,12 +3,16 @@
 import random
 
 import pytest
+from rich.segment import Segment
+from rich.style import Style
 from textual.pilot import Pilot
 
 from rwkv_chat.chat import events
 from rwkv_chat.chat.tree import Finish, Role
 from rwkv_chat.tui import entry
 from rwkv_chat.tui.app import ChatApp
+from rwkv_chat.tui.marking import with_mark
+from rwkv_chat.tui.widgets.transcript import Transcript
 from tests.tui.fake_session import FakeSession
 from tests.tui.helpers import asynchronous, running, screen_text, settled
 
@@ -228,3 +232,38 @@ async def test_copying_uses_one_sequence_and_only_for_a_key(
         await pilot.pause()
         assert sent[0] == "\x1b]52;c;eCA9IDEKeSA9IDI=\x07"
         assert len(sent) == 2
+
+
+@asynchronous
+async def test_text_marked_with_the_mouse_is_copied_by_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = FakeSession()
+    chat = session.create("x")
+    session.fill(chat.id, [(Role.USER, "漢字 first line\nsecond line\nthird line")])
+    sent: list[str] = []
+    monkeypatch.setattr(ChatApp, "copy_text", lambda self, text, what: sent.append(text))
+    async with running(session, size=(80, 20)) as (app, pilot):
+        lines = screen_text(app).splitlines()
+        row = next(n for n, line in enumerate(lines) if "first" in line)
+        top = app.transcript.region.y
+        column = lines[row].index("first") + 2  # two wide characters before it
+        await pilot.mouse_down(Transcript, offset=(column, row - top))
+        await pilot.hover(Transcript, offset=(8, row + 2 - top))
+        await pilot.mouse_up(Transcript, offset=(8, row + 2 - top))
+        await pilot.pause()
+        await pilot.press("ctrl+c")
+        await pilot.pause()
+        assert sent == ["first line\nsecond line\nthird l"]
+
+
+def test_marks_cut_segments_by_characters() -> None:
+    plain, marked = Style(), Style(reverse=True)
+    segments = [Segment("ab", plain), Segment("漢字", plain)]
+    assert with_mark(segments, 1, 3, marked) == [
+        Segment("a", plain),
+        Segment("b", marked),
+        Segment("漢", marked),
+        Segment("字", plain),
+    ]
+    assert "".join(s.text for s in with_mark(segments, 3, -1, marked)) == "ab漢字"

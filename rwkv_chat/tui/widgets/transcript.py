@@ -11,6 +11,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
+from textual.selection import Selection
 from textual.strip import Strip
 
 from rwkv_chat.chat.tree import Conversation, Turn
@@ -18,6 +19,7 @@ from rwkv_chat.tui.column import Anchor, Column
 from rwkv_chat.tui.entry import GAP, Entry, Live
 from rwkv_chat.tui.looks import blend
 from rwkv_chat.tui.markdown.lines import Line
+from rwkv_chat.tui.marking import marked_text, with_mark
 from rwkv_chat.tui.messages import StepSibling, Typed
 from rwkv_chat.tui.timeline import timeline
 
@@ -38,8 +40,6 @@ class Transcript(ScrollView, can_focus=True):
 
     It follows the end while the end is on screen. With the focus here one turn is selected.
     """
-
-    ALLOW_SELECT = False
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in _STYLES.split()}
 
@@ -296,7 +296,27 @@ class Transcript(ScrollView, can_focus=True):
         chosen = self.has_focus and entry.row.turn.id == self._cursor and line is not GAP
         said = entry.row.turn.role.value in ("user", "text") and line is not GAP
         ground = "block" if said else ""
-        return self._strip(line, width, ground, chosen)
+        strip = self._strip(line, width, ground, chosen)
+        number = self.scroll_offset.y + y
+        selection = self.text_selection
+        span = selection.get_span(number) if selection is not None else None
+        if span is not None:
+            style = self.screen.get_component_rich_style("screen--selection")
+            strip = Strip(with_mark(list(strip), *span, style), width)
+        return strip.apply_offsets(0, number)
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        """The text that is marked with the mouse."""
+        height = self._column.height(self._width)
+        top = selection.start.y if selection.start is not None else 0
+        bottom = selection.end.y if selection.end is not None else height
+        lines = self._column.lines(top, bottom - top + 1, self._width)
+        text = marked_text([line.text for _, line in lines], top, selection, _GUTTER)
+        return text, "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        """Paint the marks."""
+        self.refresh()
 
     def _strip(self, line: Line, width: int, ground: str, chosen: bool) -> Strip:
         look = partial(self._look, ground)
