@@ -20,6 +20,7 @@ import numpy as np
 
 from rwkv_chat._native import Vocabulary
 from rwkv_chat.errors import UsageError
+from rwkv_chat.tokenizer.load import read_vocabulary
 from rwkv_chat.tokenizer.world import world_tokens
 
 __all__ = [
@@ -47,8 +48,8 @@ class Share:
 
 
 MIX = {
-    "templates": Share(0.62, 0.84),
-    "own": Share(0.06, 0.13),
+    "templates": Share(0.56, 0.67),
+    "own": Share(0.12, 0.30),
     "topical_chat": Share(0.12, 0.03),
     "chitchat": Share(0.10, 0.0),
     "childrens_books": Share(0.10, 0.0),
@@ -137,20 +138,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="rwkv_chat.training.pack", description=__doc__)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vocab", type=Path, help="keep this one, to go on with a run")
     parser.add_argument("--rows", type=int, default=4096, help="rows of the vocabulary")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
     rows = {name: _rows(options.text / f"{name}.jsonl") for name in MIX}
-    world = world_tokens()
-    tokens = choose_tokens(_count(rows, world), world, options.rows)
+    if options.vocab:
+        tokens = read_vocabulary(options.vocab)
+    else:
+        world = world_tokens()
+        tokens = choose_tokens(_count(rows, world), world, options.rows)
     (options.out / "vocab.txt").write_text(format_vocabulary(tokens), encoding="utf-8")
     words = Vocabulary(tokens)
     sources = {}
     for name, documents in rows.items():
         held = documents[::_HELD_OUT]
-        # The hand-written dialogues are too few to lose one.
-        kept = documents if name == "own" else [d for i, d in enumerate(documents) if i % _HELD_OUT]
+        kept = [document for index, document in enumerate(documents) if index % _HELD_OUT]
         size = _pack(options.out, name, kept, words)
         bytes_held_out = _pack(options.out, f"{name}.held", held, words)
         count = (options.out / f"{name}.ids").stat().st_size // 2

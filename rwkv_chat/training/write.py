@@ -1,8 +1,8 @@
 """Write the project's own dialogues: `python -m rwkv_chat.training.write --text DIR`.
 
-`text/dialogues.txt` holds dialogues written by hand, `text/intents.txt` exchanges from which many
-more are put together, with the values of `text/slots.txt`. `--text` is the folder of the gather
-stage; `own.jsonl` and `templates.jsonl` are added to it.
+`text/dialogues.txt` and the files of `text/dialogues` hold dialogues written by hand, and
+`text/intents.txt` exchanges from which many more are put together, with the values of
+`text/slots.txt`. `--text` is the folder of the gather stage; `own.jsonl` and `templates.jsonl` are added to it.
 """
 
 import argparse
@@ -17,7 +17,15 @@ from typing import Any
 
 from rwkv_chat.errors import UsageError
 
-__all__ = ["Intent", "Writer", "main", "parse_dialogues", "parse_intents", "parse_slots"]
+__all__ = [
+    "Intent",
+    "Writer",
+    "hand_written",
+    "main",
+    "parse_dialogues",
+    "parse_intents",
+    "parse_slots",
+]
 
 log = logging.getLogger("rwkv_chat.training")
 
@@ -125,6 +133,12 @@ def parse_dialogues(text: str) -> list[list[str]]:
             raise UsageError(f"The turns of this dialogue do not alternate: {block!r}.")
         dialogues.append([line[3:] for line in lines])
     return dialogues
+
+
+def hand_written() -> list[list[str]]:
+    """All dialogues of the project that were written by hand."""
+    files = [_HERE / "dialogues.txt", *sorted((_HERE / "dialogues").glob("*.txt"))]
+    return [turns for path in files for turns in parse_dialogues(path.read_text(encoding="utf-8"))]
 
 
 class Writer:
@@ -256,8 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     slots = parse_slots((_HERE / "slots.txt").read_text(encoding="utf-8"))
     writer = Writer(intents, slots, options.seed)
-    own = parse_dialogues((_HERE / "dialogues.txt").read_text(encoding="utf-8"))
-    _write(options.text / "own.jsonl", own)
+    _write(options.text / "own.jsonl", hand_written())
     templates = [writer.dialogue() for _ in range(options.count)]
     _write(options.text / "templates.jsonl", templates)
 

@@ -78,11 +78,18 @@ def test_packed_documents_come_back_with_their_roles(packed: Path) -> None:
     )
 
 
+def test_a_vocabulary_can_be_kept(packed: Path, tmp_path: Path) -> None:
+    arguments = ["--text", str(tmp_path / "text"), "--out", str(tmp_path / "again")]
+    pack.main([*arguments, "--vocab", str(packed / "vocab.txt"), "--rows", "999"])
+    kept = (tmp_path / "again" / "vocab.txt").read_bytes()
+    assert kept == (packed / "vocab.txt").read_bytes()
+    assert open_packed(tmp_path / "again").vocab_size == open_packed(packed).vocab_size
+
+
 def test_one_document_in_fifty_is_held_out(packed: Path) -> None:
     opened = open_packed(packed)
     assert opened.held_out["templates"].n_documents == 3
     assert opened.sources["templates"].n_documents == 117
-    assert opened.sources["own"].n_documents == 120
 
 
 def test_rows_begin_with_a_document_and_end_them_with_id_0(packed: Path) -> None:

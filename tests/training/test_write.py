@@ -6,7 +6,13 @@ import pytest
 
 import rwkv_chat.training
 from rwkv_chat.errors import UsageError
-from rwkv_chat.training.write import Writer, parse_dialogues, parse_intents, parse_slots
+from rwkv_chat.training.write import (
+    Writer,
+    hand_written,
+    parse_dialogues,
+    parse_intents,
+    parse_slots,
+)
 
 TEXT = Path(rwkv_chat.training.__file__).parent / "text"
 
@@ -89,7 +95,7 @@ def test_turns_must_alternate() -> None:
 
 
 def test_the_shipped_dialogues_are_many_and_well_formed() -> None:
-    dialogues = parse_dialogues(read("dialogues.txt"))
+    dialogues = hand_written()
     assert len(dialogues) >= 150
     for turns in dialogues:
         assert all(turn and "\n" not in turn and "{" not in turn for turn in turns)
