@@ -4,6 +4,7 @@ import asyncio
 import itertools
 
 import pytest
+from textual import events as input_events
 from textual.widgets import Input, OptionList
 
 from rwkv_chat.chat import events
@@ -59,8 +60,6 @@ async def test_new_lines_do_not_send_and_pasting_never_does() -> None:
     async with running(session) as (app, pilot):
         await pilot.press("a", "ctrl+j", "b", "alt+enter", "c")
         assert app.composer.text == "a\nb\nc"
-        from textual import events as input_events
-
         app.composer.post_message(input_events.Paste("x\r\ny\rz\x1b[31m"))
         await pilot.pause()
         assert app.composer.text == "a\nb\ncx\ny\nz\u241b[31m"
@@ -420,3 +419,37 @@ async def test_hostile_titles_and_turns_are_shown_literally(title: str) -> None:
         if title.startswith("["):
             assert text.count(title) >= 1
         assert app.is_running
+
+
+@asynchronous
+async def test_every_theme_can_be_worn() -> None:
+    async with running(one_exchange(), size=(60, 16), theme="no such theme") as (app, pilot):
+        assert app.theme in ("rwkv-dark", "rwkv-light")
+        for name in app.available_themes:
+            app.theme = name
+            await pilot.pause()
+            assert "answer" in screen_text(app)
+
+
+@asynchronous
+async def test_scrolling_with_the_wheel_lets_go_of_the_end_and_finds_it_again() -> None:
+    session = FakeSession()
+    chat = session.create("x")
+    session.fill(chat.id, [(Role.ASSISTANT, "\n".join(f"line {n}" for n in range(200)))])
+    async with running(session, size=(80, 20)) as (app, pilot):
+        await pilot.pause()
+        assert app.transcript.following
+        for _ in range(5):
+            app.transcript._on_mouse_scroll_up(
+                input_events.MouseScrollUp(app.transcript, 1, 1, 0, -1, 0, False, False, False)
+            )
+            await pilot.pause()
+        assert not app.transcript.following
+        assert "line 199" not in screen_text(app)
+        for _ in range(12):
+            app.transcript._on_mouse_scroll_down(
+                input_events.MouseScrollDown(app.transcript, 1, 1, 0, 1, 0, False, False, False)
+            )
+            await pilot.pause()
+        assert app.transcript.following
+        assert "line 199" in screen_text(app)
