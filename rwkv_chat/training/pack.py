@@ -48,9 +48,9 @@ class Share:
 
 
 MIX = {
-    "templates": Share(0.56, 0.67),
-    "own": Share(0.12, 0.30),
-    "topical_chat": Share(0.12, 0.03),
+    "templates": Share(0.45, 0.57),
+    "own": Share(0.25, 0.40),
+    "topical_chat": Share(0.10, 0.03),
     "chitchat": Share(0.10, 0.0),
     "childrens_books": Share(0.10, 0.0),
 }

@@ -2,7 +2,8 @@
 
 `text/dialogues.txt` and the files of `text/dialogues` hold dialogues written by hand, and
 `text/intents.txt` exchanges from which many more are put together, with the values of
-`text/slots.txt`. `--text` is the folder of the gather stage; `own.jsonl` and `templates.jsonl` are added to it.
+`text/slots.txt`. `--text` is the folder of the gather stage; `own.jsonl` and
+`templates.jsonl` are added to it.
 """
 
 import argparse
