@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     from rwkv_chat.tui.app import ChatApp
 
     with compose.open_session(settings, compose.defaults(settings)) as session:
-        app = ChatApp(session)
-        session.open_model(settings.model or EMBEDDED)
+        model = settings.model or EMBEDDED
+        app = ChatApp(session, theme=settings.theme, on_painted=lambda: session.open_model(model))
         app.run()
         return app.return_code or 0

@@ -1,7 +1,7 @@
 """The application: its layout, and the routing of messages and events."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -58,6 +58,7 @@ class ChatApp(TurnActions, ConversationActions):
         keymap: Other keys by binding id, such as `{"chat.new": "f12"}`.
         theme: The name of a theme; by default, or if unknown, one that fits the terminal.
         fresh: Begin with a new conversation instead of the last one.
+        on_painted: Called once when the window is there: the place for slow beginnings.
     """
 
     TITLE = "rwkv-chat"
@@ -72,10 +73,12 @@ class ChatApp(TurnActions, ConversationActions):
         keymap: Mapping[str, str] | None = None,
         theme: str | None = None,
         fresh: bool = False,
+        on_painted: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(session, keymap)
         self.progress = Progress()
         self._fresh = fresh
+        self._on_painted = on_painted
         self._awake = False
         self._inbox = Inbox(self._wake)
         session.subscribe(self._inbox.put)
@@ -129,6 +132,8 @@ class ChatApp(TurnActions, ConversationActions):
         if worked and summaries and not self._fresh and self.conversation is None:
             self.open_conversation(summaries[0].id)
         self._show_status()
+        if self._on_painted is not None:
+            self.call_after_refresh(self.attempt, self._on_painted)
 
     # -- showing -------------------------------------------------------------------------------
 
@@ -256,6 +261,8 @@ class ChatApp(TurnActions, ConversationActions):
                     self.tell(f"The answer ended early: {reason}", "error")
                 case events.ModelFailed(name, reason):
                     self.tell(f"{name} could not be opened. {reason}", "error")
+                case events.Notice(text):
+                    self.tell(text, "warning")
                 case _:
                     pass
         if reload:

@@ -453,3 +453,21 @@ async def test_scrolling_with_the_wheel_lets_go_of_the_end_and_finds_it_again() 
             await pilot.pause()
         assert app.transcript.following
         assert "line 199" in screen_text(app)
+
+
+@asynchronous
+async def test_slow_beginnings_wait_for_the_window() -> None:
+    session = FakeSession()
+    begun: list[str] = []
+    async with running(session, on_painted=lambda: begun.append("now")) as (app, pilot):
+        await settled(app, pilot)
+        assert begun == ["now"]
+
+
+@asynchronous
+async def test_a_notice_is_shown() -> None:
+    session = FakeSession()
+    async with running(session) as (app, pilot):
+        session.emit(events.Notice("The store was repaired."))
+        await settled(app, pilot)
+        assert "The store was repaired." in [note.message for note in app._notifications]
