@@ -85,7 +85,8 @@ class Request:
 
     `path` holds the ids of each turn from the root, the answer's own (template prefix, and what was
     already generated when an answer is continued) last; `generated` counts those of the last that
-    the model made. A snapshot is kept at the end of every part that is computed.
+    the model made. Snapshots are kept at the end of the last part but one (the question) and
+    at the end of the answer.
     `stops` end the answer when its decoded bytes end with one of them.
     """
 

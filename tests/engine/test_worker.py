@@ -12,10 +12,12 @@ from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.tree import Finish
 from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
 from rwkv_chat.engine.model import Model
+from rwkv_chat.engine.native import NativeBackend
 from rwkv_chat.engine.pathkey import path_keys
 from rwkv_chat.engine.sampling import Penalties
 from rwkv_chat.engine.worker import Worker
-from rwkv_chat.errors import EngineError
+from rwkv_chat.errors import EngineError, StoreFullError
+from rwkv_chat.models.state import F32
 from tests.tiny import OneModel, Recorder, load
 
 QUESTION = tuple(b"User: Tell me of the sea.\n\n")
@@ -180,12 +182,67 @@ def test_a_stop_string_ends_the_answer(model: Model) -> None:
     assert bytes(stopped.ids) == bytes(ids)[: bytes(ids).index(bytes(ids[9:11])) + 2]
 
 
-def test_a_failing_keeper_costs_no_answer(model: Model) -> None:
-    class Full(Shelf):
+@pytest.mark.parametrize("error", [StoreFullError("The disk is full."), RuntimeError("boom")])
+def test_a_failing_keeper_costs_no_answer(model: Model, error: Exception) -> None:
+    class Broken(Shelf):
         def put(self, key: str, saved: SavedState) -> None:
-            raise EngineError("The disk is full.")
+            raise error
 
-    assert run(model, request(), Full()).finish is Finish.LENGTH
+    worker = Worker(OneModel(model), Broken())
+    worker.open("tiny", lambda step, fraction: None)
+    for seed in (1, 2):
+        recorder = Recorder()
+        worker.generate(replace(request(), seed=seed), recorder)
+        assert recorder.ended.wait(30)
+        assert recorder.finish is Finish.LENGTH
+    worker.close()
+
+
+def test_a_keeper_that_cannot_be_read_costs_only_time(model: Model) -> None:
+    class Unreadable(Shelf):
+        def get(self, key: str, owner: StateOwner) -> SavedState | None:
+            raise StoreFullError("The disk is full.")
+
+    assert run(model, request(), Unreadable()).ids == run(model, request()).ids
+
+
+def test_nothing_keeps_the_thread_from_the_next_answer(model: Model) -> None:
+    class Rude(Recorder):
+        def finished(self, finish: Finish, tokens_per_s: float) -> None:
+            super().finished(finish, tokens_per_s)
+            raise RuntimeError("the listener broke")
+
+    worker = Worker(OneModel(model))
+    worker.open("tiny", lambda step, fraction: None)
+    for wanted in (replace(request(), path=((-1,), ANSWER)), request()):
+        rude = Rude()
+        worker.generate(wanted, rude)
+        assert rude.ended.wait(30)
+    assert rude.finish is Finish.LENGTH
+    worker.close()
+    with pytest.raises(EngineError, match="closing"):
+        worker.generate(request(), Recorder())
+
+
+def test_numbers_that_are_not_finite_end_the_answer_and_are_not_kept(model: Model) -> None:
+    """A poisoned state must not be found again: the same question is read anew."""
+
+    class Poisoned(NativeBackend):
+        def __init__(self) -> None:
+            pass
+
+        spec, layout, name = model.spec, model.backend.layout, "poisoned"
+
+        def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]:
+            logits, after = model.backend.forward(ids, state)
+            logits[0] = np.nan
+            return logits, after
+
+    shelf = Shelf()
+    recorder = run(replace(model, backend=Poisoned()), request(), shelf)
+    assert "not finite" in recorder.reason
+    assert shelf.kept == {}
+    assert run(model, request(), shelf).finish is Finish.LENGTH
 
 
 def test_a_failure_is_told_as_a_sentence(model: Model) -> None:
