@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "check.h"
+#include "rwkv/cores.h"
 #include "rwkv/decoder.h"
 #include "rwkv/dispatch.h"
 #include "rwkv/loading.h"
