@@ -36,7 +36,8 @@ class Kept:
 class Generation:
     """Runs one request; `cancel` may come from any thread at any time.
 
-    `kept` are the states worth keeping: at the end of the question, and at the end of the answer.
+    `kept` are the states worth keeping: at the end of the question and of the turn before
+    it, and at the end of the answer.
     """
 
     def __init__(self, model: Model, request: Request, listener: Listener) -> None:
@@ -82,7 +83,7 @@ class Generation:
                 self.listener.prefilled(done, total)
                 if self._cancelled:
                     return Finish.CANCELLED
-            if index == len(parts) - 2 and state is not None:
+            if len(parts) - 3 <= index < len(parts) - 1 and state is not None:
                 self.kept.append(Kept(keys[index], state))
         if state is None:
             raise UsageError("There is nothing to continue: the text is empty.")

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rwkv_chat.chat.ports import Listener, ModelChoice, Progress, Request
 from rwkv_chat.engine.live import LiveStates
@@ -77,17 +77,17 @@ class Worker:
         self._model = model
         return model
 
-    def generate(self, request: Request, listener: Listener) -> Generation:
-        """Queue a request; `listener` is told on the engine's thread.
+    def generate(self, model: Any, request: Request, listener: Listener) -> Generation:
+        """Queue a request whose ids are those of `model`, one that `open` returned.
+
+        `listener` is told on the engine's thread.
 
         Raises:
-            EngineError: no model is loaded, or the worker is closed.
+            EngineError: the worker is closed.
         """
-        if self._model is None:
-            raise EngineError("No model is loaded yet.")
         from rwkv_chat.engine.generation import Generation
 
-        job = Generation(self._model, request, listener)
+        job = Generation(model, request, listener)
         with self._lock:
             if self._closed:
                 raise EngineError("The application is closing; the message is kept.")

@@ -28,6 +28,7 @@ from rwkv_chat.text.display import scrub
 
 __all__ = ["Conversations"]
 
+_CHANGED = "Another window has changed this conversation in the meantime. Reload it and try again."
 _SUMMARIES = """
     SELECT id, title, created, updated,
            (SELECT count(*) FROM turn WHERE turn.conversation = conversation.id)
@@ -102,19 +103,17 @@ class Conversations:
 
     def create(self, title: str, settings: Mapping[str, object]) -> Conversation:
         """A new empty conversation."""
-        now = self._clock()
-        new = Conversation(new_id(), scrub(title), now, now, None, {}, dict(settings))
-        packed = pack_settings(settings)
+        new = self._database.write(lambda sql: self._create(sql, title, settings))
+        return self.load(new)
 
-        def work(sql: sqlite3.Connection) -> None:
-            sql.execute(
-                "INSERT INTO conversation (id, title, created, updated, changed, settings) "
-                "VALUES (?, ?, ?, ?, 0, ?)",
-                (new.id, new.title, now, now, packed),
-            )
-            self._touch(sql, new.id)
-
-        self._database.write(work)
+    def _create(self, sql: sqlite3.Connection, title: str, settings: Mapping[str, object]) -> str:
+        new, now = new_id(), self._clock()
+        sql.execute(
+            "INSERT INTO conversation (id, title, created, updated, changed, settings) "
+            "VALUES (?, ?, ?, ?, 0, ?)",
+            (new, scrub(title), now, now, pack_settings(settings)),
+        )
+        self._touch(sql, new)
         return new
 
     def load(self, conversation: str) -> Conversation:
@@ -195,38 +194,65 @@ class Conversations:
 
         def work(sql: sqlite3.Connection) -> Turn:
             _require(sql, turn.conversation)
-            if turn.parent is not None and not _holds(sql, turn.conversation, turn.parent):
-                raise NotFoundError(
-                    f"Turn {turn.parent}, which this one should follow, is not in its conversation."
-                )
-            (following,) = sql.execute(
-                "SELECT coalesce(max(seq), 0) + 1 FROM turn WHERE conversation = ?",
-                (turn.conversation,),
-            ).fetchone()
-            if turn.seq not in (0, following):
-                raise ConflictError(
-                    "Another window has changed this conversation in the meantime. "
-                    "Reload it and try again."
-                )
-            new = replace(turn, id=turn.id or new_id(), seq=following, created=self._clock())
-            if sql.execute("SELECT 1 FROM turn WHERE id = ?", (new.id,)).fetchone():
-                raise ConflictError(f"There is already a turn {new.id}. Reload the conversation.")
-            values = turn_values(new)
-            places = ", ".join("?" * len(values))
-            sql.execute(f"INSERT INTO turn ({TURN_COLUMNS}) VALUES ({places})", values)  # noqa: S608
+            new = self._insert(sql, turn)
             if head:
                 sql.execute(
                     "UPDATE conversation SET head = ? WHERE id = ?", (new.id, new.conversation)
                 )
             self._touch(sql, new.conversation)
-            return replace(new, text=scrub(new.text), ids=tuple(new.ids))
+            return new
 
         return self._database.write(work)
+
+    def fork(self, source: str, turn: str, title: str) -> str:
+        """A new conversation with the settings of `source` and copies of its path to `turn`.
+
+        Labels stay with the originals. Returns the id of the new conversation.
+
+        Raises:
+            NotFoundError: there is no such conversation, or no such turn in it.
+        """
+        original = self.load(source)
+        path = original.path(turn)
+
+        def work(sql: sqlite3.Connection) -> str:
+            new = self._create(sql, title, original.settings)
+            parent: str | None = None
+            for step in path:
+                copy = replace(step, id="", conversation=new, parent=parent, seq=0, label="")
+                parent = self._insert(sql, copy).id
+            sql.execute("UPDATE conversation SET head = ? WHERE id = ?", (parent, new))
+            return new
+
+        return self._database.write(work)
+
+    def _insert(self, sql: sqlite3.Connection, turn: Turn) -> Turn:
+        if turn.parent is not None and not _holds(sql, turn.conversation, turn.parent):
+            raise NotFoundError(
+                f"Turn {turn.parent}, which this one should follow, is not in its conversation."
+            )
+        (following,) = sql.execute(
+            "SELECT coalesce(max(seq), 0) + 1 FROM turn WHERE conversation = ?",
+            (turn.conversation,),
+        ).fetchone()
+        if turn.seq not in (0, following):
+            raise ConflictError(_CHANGED)
+        new = replace(turn, id=turn.id or new_id(), seq=following, created=self._clock())
+        if sql.execute("SELECT 1 FROM turn WHERE id = ?", (new.id,)).fetchone():
+            raise ConflictError(f"There is already a turn {new.id}. Reload the conversation.")
+        values = turn_values(new)
+        places = ", ".join("?" * len(values))
+        sql.execute(f"INSERT INTO turn ({TURN_COLUMNS}) VALUES ({places})", values)  # noqa: S608
+        return replace(new, text=scrub(new.text), ids=tuple(new.ids))
 
     def update(self, turn: Turn) -> None:
         """Replace text, ids, prefix, tokenizer, finish, seed, model and tokens_per_s of a turn.
 
+        An answer only grows: one that came to its own end stays, and so do ids in the same
+        vocabulary of which `turn.ids` is not a continuation.
+
         Raises:
+            ConflictError: another window has written more of the same answer.
             NotFoundError: there is no turn with this id.
         """
         row = dict(zip(TURN_COLUMNS.split(", "), turn_values(turn), strict=True))
@@ -235,10 +261,14 @@ class Conversations:
             changed = sql.execute(
                 "UPDATE turn SET text = :text, ids = :ids, prefix = :prefix, "
                 "tokenizer = :tokenizer, finish = :finish, seed = :seed, model = :model, "
-                "tokens_per_s = :tokens_per_s WHERE id = :id",
+                "tokens_per_s = :tokens_per_s WHERE id = :id AND (role <> 'assistant' OR "
+                "length(ids) = 0 OR finish NOT IN ('stop', 'end') AND (tokenizer <> :tokenizer OR "
+                "substr(:ids, 1, length(ids)) = ids))",
                 row,
             ).rowcount
             if not changed:
+                if sql.execute("SELECT 1 FROM turn WHERE id = ?", (turn.id,)).fetchone():
+                    raise ConflictError(_CHANGED)
                 raise _no_turn(turn.id)
             self._touch(sql, turn.conversation)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,7 +63,7 @@ def run(model: Model, wanted: Request, shelf: Shelf | None = None) -> Recorder:
     worker = Worker(OneModel(model), shelf)
     worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
-    worker.generate(wanted, recorder)
+    worker.generate(model, wanted, recorder)
     assert recorder.ended.wait(30)
     worker.close()
     return recorder
@@ -128,7 +127,7 @@ def test_two_conversations_do_not_mix(model: Model) -> None:
     worker.open("tiny", lambda step, fraction: None)
     recorders = [Recorder() for _ in range(6)]
     for index, recorder in enumerate(recorders):
-        worker.generate((request(), other)[index % 2], recorder)
+        worker.generate(model, (request(), other)[index % 2], recorder)
     for index, recorder in enumerate(recorders):
         assert recorder.ended.wait(30)
         assert recorder.ids == alone[index % 2]
@@ -140,7 +139,7 @@ def test_cancelling_keeps_what_there_is(model: Model) -> None:
     worker = Worker(OneModel(model), shelf)
     worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
-    job = worker.generate(request(max_tokens=1_000_000), recorder)
+    job = worker.generate(model, request(max_tokens=1_000_000), recorder)
     assert recorder.began.wait(30)
     job.cancel()
     assert recorder.ended.wait(5)
@@ -154,8 +153,8 @@ def test_a_job_that_waits_can_be_cancelled_too(model: Model) -> None:
     worker = Worker(OneModel(model))
     worker.open("tiny", lambda step, fraction: None)
     first, second = Recorder(), Recorder()
-    running = worker.generate(request(max_tokens=1_000_000), first)
-    waiting = worker.generate(request(), second)
+    running = worker.generate(model, request(max_tokens=1_000_000), first)
+    waiting = worker.generate(model, request(), second)
     assert first.began.wait(30)
     waiting.cancel()
     running.cancel()
@@ -169,7 +168,7 @@ def test_closing_ends_a_running_answer(model: Model) -> None:
     worker = Worker(OneModel(model))
     worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
-    worker.generate(request(max_tokens=1_000_000), recorder)
+    worker.generate(model, request(max_tokens=1_000_000), recorder)
     assert recorder.began.wait(30)
     worker.close()
     assert recorder.finish is Finish.CANCELLED
@@ -192,7 +191,7 @@ def test_a_failing_keeper_costs_no_answer(model: Model, error: Exception) -> Non
     worker.open("tiny", lambda step, fraction: None)
     for seed in (1, 2):
         recorder = Recorder()
-        worker.generate(replace(request(), seed=seed), recorder)
+        worker.generate(model, replace(request(), seed=seed), recorder)
         assert recorder.ended.wait(30)
         assert recorder.finish is Finish.LENGTH
     worker.close()
@@ -216,12 +215,12 @@ def test_nothing_keeps_the_thread_from_the_next_answer(model: Model) -> None:
     worker.open("tiny", lambda step, fraction: None)
     for wanted in (replace(request(), path=((-1,), ANSWER)), request()):
         rude = Rude()
-        worker.generate(wanted, rude)
+        worker.generate(model, wanted, rude)
         assert rude.ended.wait(30)
     assert rude.finish is Finish.LENGTH
     worker.close()
     with pytest.raises(EngineError, match="closing"):
-        worker.generate(request(), Recorder())
+        worker.generate(model, request(), Recorder())
 
 
 def test_numbers_that_are_not_finite_end_the_answer_and_are_not_kept(model: Model) -> None:
@@ -259,15 +258,8 @@ def test_what_is_kept_is_known(model: Model) -> None:
     worker = Worker(OneModel(model), Shelf())
     worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
-    worker.generate(request(), recorder)
+    worker.generate(model, request(), recorder)
     assert recorder.ended.wait(30)
     assert worker.kept([QUESTION, (*ANSWER, *recorder.ids)]) == [True, True]
     assert worker.kept([QUESTION, ANSWER]) == [True, False]
-    worker.close()
-
-
-def test_a_worker_without_a_model_says_so(tmp_path: Path) -> None:
-    worker = Worker(OneModel(None))  # type: ignore[arg-type]
-    with pytest.raises(EngineError, match="No model"):
-        worker.generate(request(), Recorder())
     worker.close()
