@@ -88,10 +88,6 @@ class Answer:
         """Told by the engine."""
         turn = replace(self.turn, ids=(*self.turn.ids, *ids), tokens_per_s=tokens_per_s)
         self.turn = replace(turn, text=self._text(turn, complete=False))
-        now = time.monotonic()
-        if now - self._saved_at >= _CHECKPOINT_SECONDS:
-            self._saved_at = now
-            self._checkpoint()
         self._emit(
             events.AnswerGrew(
                 self.turn.conversation,
@@ -101,6 +97,10 @@ class Answer:
                 tokens_per_s,
             )
         )
+        now = time.monotonic()
+        if now - self._saved_at >= _CHECKPOINT_SECONDS:
+            self._saved_at = now
+            self._checkpoint()
 
     def finished(self, finish: Finish, tokens_per_s: float) -> None:
         """Told by the engine, or by `cancel` when there was none."""
