@@ -92,7 +92,7 @@ class Request:
     already generated when an answer is continued) last; `generated` counts those of the last that
     the model made. Snapshots are kept at the end of the question, of the part before it when it
     had to be read, and of the answer.
-    `stops` end the answer when its decoded bytes end with one of them.
+    `stops` end the answer when its decoded bytes contain one of them.
     """
 
     path: tuple[tuple[int, ...], ...]

@@ -49,7 +49,7 @@ _THINK_PREFIXES = {Think.OFF: b"", Think.FAST: b" <think>\n</think", Think.ON: b
 class Template:
     """One way to write conversations.
 
-    `stops` end an answer when its bytes end with one of them. `labels` is false for raw
+    `stops` end an answer when its bytes contain one of them. `labels` is false for raw
     continuation, where every text is fed as it is. `paragraphs` says whether an answer may hold
     blank lines, `thinks` whether the model knows thoughts.
     """

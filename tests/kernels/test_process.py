@@ -39,7 +39,7 @@ def succeeds(program: str) -> None:
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 needs_statm = pytest.mark.skipif(
-    not os.path.exists("/proc/self/statm"), reason="this system does not tell how much is mapped"
+    not Path("/proc/self/statm").exists(), reason="this system does not tell how much is mapped"
 )
 
 
