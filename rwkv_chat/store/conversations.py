@@ -44,6 +44,7 @@ class Conversations:
     ) -> None:
         self._database = database
         self._clock = clock
+        self._erasable: set[str] = set()
         self.snapshots = snapshots
 
     @classmethod
@@ -72,11 +73,14 @@ class Conversations:
         database = Database(folder, note)
         try:
             snapshots = Snapshots(folder / "snapshots", database, budget_bytes)
+            store = cls(database, snapshots, clock)
+            if database.alone:  # the windows that could bring these back are gone
+                store._erasable.update(summary.id for summary in store.deleted())
             database.share()
         except BaseException:
             database.close()
             raise
-        return cls(database, snapshots, clock)
+        return store
 
     def close(self) -> None:
         """Close the store; everything is on disk already."""
@@ -148,28 +152,35 @@ class Conversations:
     def delete(self, conversation: str) -> None:
         """Hide it; `restore` brings it back until `purge`."""
         self._set(conversation, "deleted = ?", self._clock())
+        self._erasable.add(conversation)
 
     def restore(self, conversation: str) -> None:
         """Bring a deleted conversation back."""
         self._set(conversation, "deleted = ?", None, present=False)
+        self._erasable.discard(conversation)
 
     def purge(self) -> None:
-        """Erase everything deleted: rows, the bytes they leave, states, and copies of older stores.
+        """Erase what was deleted: rows, the bytes they leave, states, and copies of older stores.
 
+        That is what was deleted through this object, and what was found deleted when it opened a
+        store that no other window had open. The rest belongs to a window that may bring it back.
         States that a remaining conversation can reach stay. The rows go last, so that a purge which
         is cut off is done again.
         """
-        gone = [(summary.id,) for summary in self.deleted()]
+        gone = self._erasable & {summary.id for summary in self.deleted()}
         owed = self._database.folder / "erasing"
         if not gone and not owed.exists():
             return
-        self.snapshots.keep_only(self._reachable(self.snapshots.models()))
+        self.snapshots.keep_only(self._reachable(self.snapshots.models(), gone))
         for backup in self._database.backups():
             with suppress(OSError):
                 backup.unlink()
 
         def work(sql: sqlite3.Connection) -> None:
-            sql.executemany("DELETE FROM conversation WHERE id = ? AND deleted IS NOT NULL", gone)
+            sql.executemany(
+                "DELETE FROM conversation WHERE id = ? AND deleted IS NOT NULL",
+                [(conversation,) for conversation in gone],
+            )
 
         with suppress(StoreError):  # without room for a file, erasing still makes some
             create_private(owed)
@@ -356,9 +367,10 @@ class Conversations:
             (self._clock(), conversation),
         )
 
-    def _reachable(self, models: list[str]) -> set[str]:
+    def _reachable(self, models: list[str], gone: set[str]) -> set[str]:
         """The keys of all states at the end of a turn, or of its template prefix, for `models`.
 
+        The conversations that are `gone` reach none.
         They are those of `engine.pathkey.path_keys`, with the work for common beginnings done once.
         """
 
@@ -366,10 +378,11 @@ class Conversations:
             digests: dict[str, list[hashlib._Hash]] = {}
             roots = [hashlib.sha256(model.encode()) for model in models]
             keys: set[str] = set()
-            for turn, parent, ids, prefix in sql.execute(
-                "SELECT id, parent, ids, prefix FROM turn WHERE conversation IN "
-                "(SELECT id FROM conversation WHERE deleted IS NULL) ORDER BY conversation, seq"
+            for turn, conversation, parent, ids, prefix in sql.execute(
+                "SELECT id, conversation, parent, ids, prefix FROM turn ORDER BY conversation, seq"
             ):
+                if conversation in gone:
+                    continue
                 mine = [digest.copy() for digest in (digests[parent] if parent else roots)]
                 for start, end in ((0, prefix * 4), (prefix * 4, len(ids))):
                     for digest in mine:
