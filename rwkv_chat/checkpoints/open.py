@@ -1,5 +1,6 @@
 """From the path of any model file to weights that the kernels can use, converting when needed."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from rwkv_chat.checkpoints import safetensors
 from rwkv_chat.checkpoints.convert import Progress, cached_path, convert
-from rwkv_chat.checkpoints.layout import converted_shapes
+from rwkv_chat.checkpoints.layout import converted_shapes, render_spec
 from rwkv_chat.checkpoints.source import Source, read_source
 from rwkv_chat.errors import CheckpointError, TruncatedError, UsageError
 from rwkv_chat.models.spec import ModelSpec
@@ -26,6 +27,7 @@ _VERIFIED_SIZE = 32 << 20
 class ConvertedModel:
     """Weights ready for use: read-only arrays mapped from a converted file.
 
+    `fingerprint` names what they compute: it covers the weights and the spec.
     `tensors` are in the converted layout, float32 or (bfloat16) uint16. `source` is the file that
     was asked for, `path` the one that is mapped; they differ when it had to be converted.
     """
@@ -39,11 +41,6 @@ class ConvertedModel:
     template: str
     path: Path
     source: Path
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the weights in bytes."""
-        return sum(array.nbytes for array in self.tensors.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,7 @@ def _map(source: Source, asked: Path) -> ConvertedModel:
     return ConvertedModel(
         spec=source.spec,
         tensors={name: file.array(name) for name in file.tensors},
-        fingerprint=source.fingerprint,
+        fingerprint=_fingerprint(source),
         weights=source.weights,
         name=source.name,
         tokenizer=source.tokenizer,
@@ -130,8 +127,13 @@ def _map(source: Source, asked: Path) -> ConvertedModel:
     )
 
 
+def _fingerprint(source: Source) -> str:
+    """Equal weights under another spec, such as another epsilon, are another model."""
+    return hashlib.sha256((source.payload_sha256 + render_spec(source.spec)).encode()).hexdigest()
+
+
 def verify(path: Path) -> None:
-    """Read a whole converted file and compare its weights with their fingerprint.
+    """Read a whole converted file and compare its weights with the sha256 it states.
 
     Small files are verified whenever they are opened; this is for the others.
 

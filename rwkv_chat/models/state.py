@@ -58,14 +58,3 @@ class StateLayout:
     def new(self) -> F32:
         """The state before the first token, float32 [size]."""
         return np.zeros(self.size, dtype=np.float32)
-
-    def views(self, data: F32) -> dict[str, F32]:
-        """Views into `data` by field name, each of shape [n_layer, *field.shape]."""
-        layers = data.reshape(self.n_layer, self.layer_size)
-        views: dict[str, F32] = {}
-        start = 0
-        for field in self.fields:
-            part = layers[:, start : start + field.size]
-            views[field.name] = part.reshape(self.n_layer, *field.shape)
-            start += field.size
-        return views
