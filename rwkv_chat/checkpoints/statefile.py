@@ -133,7 +133,9 @@ def _read(path: Path, file: TensorFile, owner: StateOwner | None) -> SavedState:
     meta = file.metadata
     kind = meta.get("format", "")
     if kind != _FORMAT:
-        raise SnapshotError(f"{path} is not a saved state that this version can read ({kind[:40]!a}).")
+        raise SnapshotError(
+            f"{path} is not a saved state that this version can read ({kind[:40]!a})."
+        )
     if meta.keys() != _KEYS or meta["seal"] != _seal(meta) or meta["dtype"] != "float32":
         raise SnapshotError(f"{path} is damaged: its description does not fit its seal.")
     try:
