@@ -165,7 +165,7 @@ def rebuilt(storage: tuple[Any, ...], *arguments: Any) -> bytes:
 class Counting(tuple[int, ...]):
     """A tuple that may be measured but not read."""
 
-    def __iter__(self) -> Any:
+    def __iter__(self, *_: object) -> Any:
         raise AssertionError("its elements are looked at")
 
     __add__ = __getitem__ = __iter__  # type: ignore[assignment]
@@ -184,7 +184,7 @@ def test_long_shapes_are_refused_unread(place: str) -> None:
 
 def test_a_name_is_never_made_of_anything_but_text() -> None:
     class Silent(tuple[int, ...]):
-        def __str__(self) -> str:
+        def __str__(self, *_: object) -> str:
             raise AssertionError("turned into text")
 
         __format__ = __repr__ = __str__  # type: ignore[assignment]

@@ -222,6 +222,7 @@ def test_forged_metadata_is_refused(file: Path, name: str, text: str) -> None:
         ('["rwkv7",2,[["att_shift",[16]],["wkv",[1,1,2,8,8]]]]', "too many dimensions"),
         ('["rwkv7",2,[["att_shift",[16]],["wkv",[2,8,8]]]]' + " " * 4096, "longer than"),
     ],
+    ids=["dimensions", "text"],
 )
 def test_a_layout_beyond_any_state_is_refused(file: Path, text: str, reason: str) -> None:
     sealed(file, lambda meta: meta.update(layout=text))
@@ -233,7 +234,7 @@ def test_sealed_damage_is_refused_or_read_and_never_anything_else(file: Path) ->
     original, chance = file.read_bytes(), random.Random(11)
     values = [
         *("", "-1", "1e400", "9" * 30, "9" * 400, "9" * 5000, "NaN", "Infinity", "null", "{}"),
-        *('"', "[[]]", "[[0,1,2]]", "[" * 5000, "\ud800", "\0", "\u0663", "[[0,true]]"),
+        *('"', "[[]]", "[[0,1,2]]", "[" * 5000, "\ud800", "\0", "\u0663", f"[[1,{'9' * 400}]]"),
     ]
 
     def damage(meta: dict[str, str]) -> None:
