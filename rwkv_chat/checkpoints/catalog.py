@@ -56,11 +56,11 @@ def find(name_or_path: str | Path) -> Path:
     for entry in entries:
         if text in (entry.name, entry.path.name):
             return entry.path
-    path = Path(name_or_path).expanduser()
     try:
+        path = Path(name_or_path).expanduser()
         if path.is_file():
             return path
-    except (OSError, ValueError):  # a name too long or with a zero byte is no path
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, or nobody's home
         pass
     names = ", ".join(entry.name for entry in entries) or "none"
     raise CheckpointError(

@@ -66,3 +66,8 @@ def test_what_is_not_there_is_refused_with_what_is(embedded: Path, name: str) ->
     with pytest.raises(CheckpointError, match=r"known models: embedded\.") as caught:
         catalog.find(name)
     assert str(models_dir()) in str(caught.value)
+
+
+def test_a_home_of_nobody_is_no_path() -> None:
+    with pytest.raises(CheckpointError, match="no model"):
+        find("~nobody-of-this-name/model.pth")
