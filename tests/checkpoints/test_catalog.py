@@ -70,4 +70,4 @@ def test_what_is_not_there_is_refused_with_what_is(embedded: Path, name: str) ->
 
 def test_a_home_of_nobody_is_no_path() -> None:
     with pytest.raises(CheckpointError, match="no model"):
-        find("~nobody-of-this-name/model.pth")
+        catalog.find("~nobody-of-this-name/model.pth")
