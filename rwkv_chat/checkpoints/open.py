@@ -1,7 +1,8 @@
 """From the path of any model file to weights that the kernels can use, converting when needed."""
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ class FileInfo:
 
 
 def open_model(
-    path: Path, weights: str | None = None, progress: Progress | None = None
+    path: Path,
+    weights: str | None = None,
+    progress: Progress | None = None,
+    group_norm_eps: float | None = None,
 ) -> ConvertedModel:
     """Open a model file of any supported format.
 
@@ -80,10 +84,37 @@ def open_model(
         weights: "f32" or "bf16"; None takes that of a converted file, and otherwise the smallest
             type that holds the weights of the file exactly.
         progress: told how far a conversion is; it cancels by raising.
+        group_norm_eps: replaces that of the file, for models that were trained with another one
+            (such as 1e-5) than the official 64e-5: no file says so. The fingerprint then differs.
 
     Raises:
-        CheckpointError: the file cannot be used. UsageError: there is no such weights type.
+        CheckpointError: the file cannot be used. UsageError: there is no such weights type, or the
+            model cannot have such an epsilon.
     """
+    model = _open(path, weights, progress)
+    return model if group_norm_eps is None else _with_epsilon(model, group_norm_eps)
+
+
+def _with_epsilon(model: ConvertedModel, epsilon: float) -> ConvertedModel:
+    if not model.spec.parts.has_group_norm:
+        raise UsageError(
+            f"RWKV-{model.spec.generation} has no group norm, so no epsilon can be given for "
+            f"{model.source}."
+        )
+    if not 0 < epsilon < 1:
+        raise UsageError(f"The epsilon of the group norm must lie between 0 and 1, not {epsilon}.")
+    if epsilon == model.spec.group_norm_eps:
+        return model
+    # Other states come of it, and states are told apart by this fingerprint.
+    mark = f"{model.fingerprint} group_norm_eps {epsilon!r}"
+    return replace(
+        model,
+        spec=replace(model.spec, group_norm_eps=float(epsilon)),
+        fingerprint=hashlib.sha256(mark.encode()).hexdigest(),
+    )
+
+
+def _open(path: Path, weights: str | None, progress: Progress | None) -> ConvertedModel:
     if weights is not None and weights not in _WEIGHTS:
         raise UsageError(f'There is no weights type "{weights}"; use "f32" or "bf16".')
     if weights is not None:
