@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "rwkv/bandwidth.h"
+#include "rwkv/cores.h"
 #include "rwkv/decoder.h"
 #include "rwkv/dispatch.h"
 #include "rwkv/loading.h"
@@ -34,18 +35,17 @@ constexpr std::size_t kMaxThreads = 256;
 
 [[noreturn]] void refuse(const std::string& sentence) { throw nb::value_error(sentence.c_str()); }
 
-// Runs without the GIL. A thread that wants it back while the interpreter ends would be unwound
-// by Python through C++ frames, which aborts the process, so such a thread stops here.
+// Runs without the GIL. A thread that wants it back while the interpreter ends is ended by Python:
+// some systems unwind its C++ frames for that, which would abort the process, so it stops here.
 class Unlocked {
 public:
     Unlocked() : thread_(PyEval_SaveThread()) {}
     ~Unlocked() {
-#if PY_VERSION_HEX >= 0x030D0000
-        while (Py_IsFinalizing()) pause();
-#else
-        while (_Py_IsFinalizing()) pause();
-#endif
-        PyEval_RestoreThread(thread_);
+        try {
+            PyEval_RestoreThread(thread_);
+        } catch (...) {
+            for (;;) pause();
+        }
     }
     Unlocked(const Unlocked&) = delete;
     Unlocked& operator=(const Unlocked&) = delete;
@@ -178,8 +178,9 @@ std::uint32_t sample(nb::handle logits, double temperature, double top_p, std::u
         possible = possible || value != -INFINITY;
     }
     if (!possible) refuse("The logits leave no token that can be chosen.");
+    const rwkv::Kernels& kernels = rwkv::choose_kernels("");
     const Unlocked unlocked;
-    rwkv::Sampler sampler(*rwkv::available_kernels().back());
+    rwkv::Sampler sampler(kernels);
     return sampler.choose({values.begin(), values.end()}, settings,
                           rwkv::random_number(seed, draw));
 }
@@ -188,8 +189,9 @@ double read_bandwidth(std::size_t threads) {
     if (threads < 1 || threads > kMaxThreads) {
         refuse("threads must lie between 1 and " + std::to_string(kMaxThreads) + ".");
     }
+    const rwkv::Kernels& kernels = rwkv::choose_kernels("");
     const Unlocked unlocked;
-    return rwkv::read_bandwidth(*rwkv::available_kernels().back(), threads);
+    return rwkv::read_bandwidth(kernels, threads);
 }
 
 void init_vocabulary(rwkv::Vocabulary* self, const nb::sequence& token_bytes) {
@@ -366,6 +368,8 @@ Floats logits_of(const rwkv::Decoder& self) {
 
 NB_MODULE(_native, module) {
     module.doc() = "The compiled core.";
+    // What a daemon thread holds when the program ends is no leak worth a word to its user.
+    nb::set_leak_warnings(false);
     module.def("isas", &isas);
     module.def("read_bandwidth", &read_bandwidth, nb::arg("threads"));
     module.def("sample", &sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_p"),

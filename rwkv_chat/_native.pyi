@@ -11,7 +11,11 @@ def isas() -> list[str]:
     """What was built and this CPU has, slowest first, such as ["scalar", "avx2", "avx512"]."""
 
 def read_bandwidth(threads: int) -> float:
-    """How fast this many threads read memory, in bytes per second; takes a tenth of a second."""
+    """How fast this many threads read memory, in bytes per second; takes a tenth of a second.
+
+    Kernels are those that RWKV_CHAT_ISA names, or else the fastest; so also in `sample`. Raises
+    ValueError with a whole sentence.
+    """
 
 def sample(
     logits: F32,
@@ -64,10 +68,14 @@ class Model:
     @property
     def isa(self) -> str: ...
     @property
-    def threads(self) -> int: ...
+    def threads(self) -> int:
+        """Those that could be started."""
     @property
     def active_channels(self) -> int:
-        """Hidden channels of the channel mix that were not zero, over all tokens so far."""
+        """Hidden channels of the channel mix that were not zero, over all tokens so far.
+
+        A forked child counts on from its parent.
+        """
     def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]:
         """Logits [V] after the last id, and the new state [S].
 
@@ -77,6 +85,8 @@ class Model:
         """`states` float32 [B, S]; returns logits [B, V] and new states [B, S]."""
 
 class Decoder:
+    """One answer; see engine.backend.Decoder and DecoderConfig. Does not survive a fork."""
+
     def __init__(
         self,
         model: Model,
@@ -96,7 +106,8 @@ class Decoder:
         exempt: Sequence[int],
         generated: Sequence[int],
     ) -> None: ...
-    def run(self, max_tokens: int, seconds: float) -> tuple[list[int], str]: ...
+    def run(self, max_tokens: int, seconds: float) -> tuple[list[int], str]:
+        """New ids, and why it returned; "stop": a stop string ends within the last id's bytes."""
     def cancel(self) -> None: ...
     @property
     def state(self) -> F32: ...

@@ -13,7 +13,13 @@ _APP = "rwkv-chat"
 def _base(kind: str) -> Path:
     home = os.environ.get("RWKV_CHAT_HOME")
     if home:
-        return Path(home).expanduser().absolute() / kind
+        try:
+            return Path(home).expanduser().absolute() / kind
+        except RuntimeError as error:
+            raise SettingsError(
+                f"RWKV_CHAT_HOME is {home}, and the home folder that this names cannot be found. "
+                "Set it to a full path."
+            ) from error
     import platformdirs
 
     folder: str = getattr(platformdirs, f"user_{kind}_dir")(_APP, appauthor=False)

@@ -17,10 +17,9 @@ from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.errors import SettingsError, UsageError
 from rwkv_chat.files import replacing
 from rwkv_chat.text.display import scrub
+from rwkv_chat.weights import WEIGHTS
 
-__all__ = ["WEIGHTS", "Settings"]
-
-WEIGHTS = ("f32", "bf16")
+__all__ = ["Settings"]
 
 _FILE = "settings.toml"
 _MAX_BYTES = 1 << 20

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from rwkv_chat.chat.ports import Listener, ModelChoice, Progress, Request
 from rwkv_chat.chat.tree import Conversation, Finish, Summary, Turn
-from rwkv_chat.errors import CheckpointError, NotFoundError
+from rwkv_chat.errors import CheckpointError, ConflictError, NotFoundError, StoreFullError
 
 
 class ByteTokenizer:
@@ -74,7 +74,7 @@ class FakeEngine:
         self.model = FakeModel()
         return self.model
 
-    def generate(self, request: Request, listener: Listener) -> FakeJob:
+    def generate(self, model: FakeModel, request: Request, listener: Listener) -> FakeJob:
         self.jobs.append(FakeJob(request, listener))
         return self.jobs[-1]
 
@@ -92,6 +92,7 @@ class MemoryStore:
         self._conversations: dict[str, Conversation] = {}
         self._deleted: set[str] = set()
         self._count = 0
+        self.failing = False
 
     def _next(self, kind: str) -> str:
         self._count += 1
@@ -132,13 +133,12 @@ class MemoryStore:
     def restore(self, conversation: str) -> None:
         self._deleted.discard(conversation)
 
-    def purge(self) -> None:
-        for conversation in self._deleted:
-            del self._conversations[conversation]
-        self._deleted.clear()
-
     def append(self, turn: Turn, *, head: bool = True) -> Turn:
         conversation = self.load(turn.conversation)
+        if self.failing:
+            raise StoreFullError("The disk is full.")
+        if turn.seq not in (0, len(conversation.turns) + 1):
+            raise ConflictError("Another window was faster.")
         new = replace(
             turn,
             id=turn.id or self._next("t"),
@@ -151,7 +151,18 @@ class MemoryStore:
         self._change(turn.conversation, **changes)
         return new
 
+    def fork(self, source: str, turn: str, title: str) -> str:
+        path = self.load(source).path(turn)
+        new = self.create(title, self.load(source).settings).id
+        parent = None
+        for step in path:
+            copy = replace(step, id="", conversation=new, parent=parent, seq=0, label="")
+            parent = self.append(copy).id
+        return new
+
     def update(self, turn: Turn) -> None:
+        if self.failing:
+            raise StoreFullError("The disk is full.")
         conversation = self.load(turn.conversation)
         self._change(turn.conversation, turns={**conversation.turns, turn.id: turn})
 

@@ -2,23 +2,35 @@
 
 import json
 import os
+import queue
 import signal
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rwkv_chat import paths
+from rwkv_chat.chat import events
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.sampling import Sampling
-from rwkv_chat.chat.tree import Finish
+from rwkv_chat.chat.session import Session
+from rwkv_chat.chat.tree import Finish, Role, Turn
+from rwkv_chat.commands import ask as ask_command
+from rwkv_chat.commands import chat as chat_command
+from rwkv_chat.commands import compose, doctor
+from rwkv_chat.commands import log as log_command
+from rwkv_chat.errors import EngineError, SettingsError
+from rwkv_chat.settings import Settings
+from rwkv_chat.store.conversations import Conversations
 from tests.tiny import Desk, load, model_file
 
 COMMAND = [sys.executable, "-m", "rwkv_chat"]
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -42,10 +54,23 @@ def log() -> list[dict[str, Any]]:
     return found
 
 
-def start_long_answer(*more: str) -> subprocess.Popen[str]:
+def in_shell(line: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of sh in which "$@" is the program with `arguments`."""
+    return subprocess.run(
+        ["sh", "-c", line, "sh", *COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        errors="replace",
+        env={**os.environ, **environment},
+    )
+
+
+def start_long_answer(*more: str, wrapper: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """An answer that does not end; returns when some of it was printed."""
+    endless = ("--model", str(model_file()), "--max-tokens", "1000000")
     process = subprocess.Popen(
-        [*COMMAND, "ask", "Hello", "--model", str(model_file()), "--max-tokens", "1000000", *more],
+        [*wrapper, *COMMAND, "ask", "Hello", *endless, *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -70,8 +95,15 @@ def test_json_says_all_of_it() -> None:
     assert answer["conversation"] == conversation["id"]
     assert answer["turn"] == conversation["head"]
     assert answer["text"] == conversation["turns"][-1]["text"]
-    assert answer["tokens"] == 40
+    assert answer["tokens"] == conversation["turns"][-1]["tokens"] == 40
     assert answer["finish"] == "length"
+
+
+def test_the_printed_seed_gives_the_same_answer_again() -> None:
+    drawn = json.loads(ask("Hello", "--json").stdout)
+    again = json.loads(ask("Hello", "--json", "--seed", str(drawn["seed"])).stdout)
+    assert again["text"] == drawn["text"]
+    assert again["seed"] == drawn["seed"]
 
 
 def test_text_may_come_from_stdin() -> None:
@@ -106,6 +138,9 @@ def test_an_answer_goes_on_from_an_earlier_turn() -> None:
         (["ask", "x", "--seed", "-1"], 2, "seed"),
         (["ask", "x", "--max-tokens", "0"], 2, "at least 1"),
         (["ask", "x", "--from", "nowhere"], 1, "nowhere"),
+        (["ask", "x", "--from", ""], 1, "No turn"),
+        (["ask", "x", "--model", "~nosuch/x"], 2, "home folder in '~nosuch/x'"),
+        (["models", "info", "~nosuch/x"], 2, "home folder in '~nosuch/x'"),
         (["models", "info", "no-such-model"], 1, "no-such-model"),
         (["nonsense"], 2, "nonsense"),
     ],
@@ -118,14 +153,97 @@ def test_a_failure_is_a_sentence_on_stderr(arguments: list[str], code: int, word
     assert "Traceback" not in result.stderr
 
 
-def test_interrupting_keeps_the_partial_answer() -> None:
+def test_what_is_chosen_for_one_answer_does_not_change_the_conversation() -> None:
+    first = json.loads(ask("One", "--seed", "1", "--json").stdout)
+    flags = ("--seed", "9", "--temperature", "0.5", "--raw", "--json")
+    second = json.loads(ask("Two", "--from", first["turn"], *flags).stdout)
+    assert second["seed"] == 9
+    with Conversations.open(paths.data_dir()) as store:
+        conversation = store.load(first["conversation"])
+    assert conversation.path()[-2].role is Role.TEXT
+    kept = Options.from_json(conversation.settings, Options(max_tokens=1))
+    assert kept == Options(Sampling(seed=1), max_tokens=40)
+
+
+@pytest.mark.parametrize("number", ENDINGS)
+def test_a_signal_keeps_the_partial_answer(number: signal.Signals) -> None:
     process = start_long_answer()
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
-    assert process.returncode == 130
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
     answer = log()[0]["turns"][-1]
     assert answer["finish"] == "cancelled"
     assert len(answer["text"]) >= 20
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    process = start_long_answer(wrapper=("sh", "-c", 'trap "" HUP; exec "$@"', "sh"))
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout is not None
+    assert process.stdout.read(20_000)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_signal_during_the_imports_is_no_catastrophe() -> None:
+    script = """
+import sys
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "argparse":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from rwkv_chat.cli import main
+sys.exit(main(["log"]))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 130
+    assert result.stderr == ""
+
+
+class Answering:
+    """As much of a Session as one answer needs."""
+
+    def __init__(self, *, busy: bool) -> None:
+        self._busy = busy
+        self.stopped: list[str] = []
+
+    def busy(self, conversation: str) -> bool:
+        return self._busy
+
+    def stop(self, conversation: str) -> None:
+        self.stopped.append(conversation)
+
+
+def interrupt(*arguments: object) -> str:
+    raise KeyboardInterrupt
+
+
+def follow(session: Answering, *told: events.Event) -> int:
+    inbox: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
+    for event in told:
+        inbox.put(event)
+    return ask_command._follow(session, "c", inbox, as_json=False)  # type: ignore[arg-type]
+
+
+def test_an_interruption_of_the_last_event_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask_command, "_print_rest", interrupt)
+    turn = Turn(id="t", conversation="c", parent=None, seq=1, role=Role.ASSISTANT, text="x")
+    session = Answering(busy=False)
+    assert follow(session, events.AnswerFinished("c", turn)) == 130
+    assert session.stopped == ["c"]
+
+
+def test_the_second_interruption_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask_command, "_print_rest", interrupt)
+    grew = events.AnswerGrew("c", "t", "text", 1, 1.0)
+    session = Answering(busy=True)
+    with pytest.raises(KeyboardInterrupt):
+        follow(session, grew, grew)
+    assert session.stopped == ["c"]
 
 
 def test_a_killed_answer_goes_on_as_if_nothing_had_happened() -> None:
@@ -158,6 +276,114 @@ def test_a_reader_that_leaves_is_no_catastrophe() -> None:
     assert log()[0]["turns"][-1]["finish"] == "cancelled"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("command", [("ask", "Hello"), ("log",), ("models", "list")])
+def test_output_that_cannot_be_written_is_a_sentence(command: tuple[str, ...]) -> None:
+    ask("Before")
+    more = ("--model", str(model_file()), "--max-tokens", "40") if command[0] == "ask" else ()
+    result = in_shell('"$@" >/dev/full', *command, *more)
+    assert result.returncode == 1
+    assert result.stderr == "rwkv-chat: Reading or writing failed: No space left on device.\n"
+    assert in_shell('"$@" >/dev/full 2>&1', *command, *more).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "code"),
+    [('"$@" <&-', "-", 2), ('"$@" >&-', "x", 0), ('"$@" 2>&-', "x", 0), ('"$@" 2>&-', "", 2)],
+)
+def test_a_closed_stream_is_no_catastrophe(line: str, text: str, code: int) -> None:
+    result = in_shell(line, "ask", text, "--model", str(model_file()), "--max-tokens", "40")
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(log()) == (code == 0)
+
+
+def test_bytes_that_are_no_text_are_read_and_written_with_marks() -> None:
+    more = ("--model", str(model_file()), "--max-tokens", "40")
+    result = in_shell("printf 'caf\\303\\251 \\377' | \"$@\"", "ask", "-", *more)
+    assert result.returncode == 0, result.stderr
+    assert log()[0]["turns"][0]["text"] == "café \ufffd"
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    result = in_shell('"$@"', "ask", "Wie geht's, Jürgen?", *more, **ascii_only)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.isascii()
+    assert "caf? ?" in in_shell('"$@"', "log", **ascii_only).stdout
+    answer = json.loads(in_shell('"$@"', "ask", "é", "--json", *more, **ascii_only).stdout)
+    assert answer["text"] == log()[0]["turns"][-1]["text"]
+
+
+def test_a_home_that_does_not_exist_is_a_sentence() -> None:
+    result = in_shell('"$@"', "log", RWKV_CHAT_HOME="~nosuch/x")
+    assert result.returncode == 1
+    assert result.stderr.startswith("rwkv-chat: RWKV_CHAT_HOME is ~nosuch/x")
+
+
+def test_a_window_leaves_what_another_has_deleted() -> None:
+    with Conversations.open(paths.data_dir()) as other:
+        deleted = other.create("", {}).id
+        other.delete(deleted)
+        assert ask("Hello").returncode == 0
+        other.restore(deleted)
+
+
+def test_erasing_that_is_owed_is_done_at_the_end() -> None:
+    owed = paths.ensure_private(paths.data_dir()) / "erasing"
+    owed.touch()
+    assert ask("Hello").returncode == 0
+    assert not owed.exists()
+
+
+def test_a_session_that_cannot_close_does_not_keep_the_store_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(session: Session) -> None:
+        raise EngineError("It does not end.")
+
+    monkeypatch.setattr(Session, "close", fail)
+    closed: list[Conversations] = []
+    close = Conversations.close
+    monkeypatch.setattr(Conversations, "close", lambda s: (close(s), closed.append(s)))
+    with (
+        pytest.raises(EngineError, match="It does not end"),
+        compose.open_session(Settings(), Options()),
+    ):
+        assert closed == []
+    assert len(closed) == 1
+
+
+def test_a_conversation_that_vanishes_is_not_listed() -> None:
+    with Conversations.open(paths.data_dir()) as store:
+        stays, goes = store.create("stays", {}), store.create("goes", {})
+        summaries = store.conversations()
+        store.delete(goes.id)
+        late = SimpleNamespace(conversations=lambda: summaries, load=store.load)
+        found = [c.id for c in log_command._load(late)]  # type: ignore[arg-type]
+        assert found == [stays.id]
+
+
+def test_what_the_interface_remembers_is_read_at_the_next_start() -> None:
+    Settings(threads=3).save()
+    chat_command._remember(theme="nord", model="mine")
+    chat_command._remember(sampling=Sampling(temperature=0.5), max_tokens=77)
+    assert Settings.load() == Settings(
+        threads=3, theme="nord", model="mine", sampling=Sampling(temperature=0.5), max_tokens=77
+    )
+    Settings.path().write_text("nonsense")
+    with pytest.raises(SettingsError, match="not valid TOML"):
+        chat_command._remember(theme="nord")
+
+
+def test_an_instruction_set_that_is_not_there_is_found_by_doctor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert doctor._guard("core", doctor._core).ok
+    monkeypatch.setenv("RWKV_CHAT_ISA", "bogus")
+    finding = doctor._guard("core", doctor._core)
+    assert not finding.ok
+    assert "RWKV_CHAT_ISA is bogus" in finding.text
+    assert "scalar" in finding.text
+
+
 def test_without_a_terminal_stdin_is_answered() -> None:
     arguments = ["--model", str(model_file())]
     result = run(*arguments, stdin="")
@@ -184,6 +410,15 @@ def test_info_tells_of_a_file_without_loading_it() -> None:
     assert found["spec"]["n_layer"] == 2
     assert found["tokenizer"] == "bytes"
     assert "RWKV-7" in run("models", "info", str(model_file())).stdout
+
+
+def test_info_names_the_tensors_that_are_not_used(tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "more.pth"
+    tensors = torch.load(model_file(), weights_only=True)
+    torch.save({**tensors, "extra.thing": torch.zeros(3)}, path)
+    assert "not used         extra.thing" in run("models", "info", str(path)).stdout
 
 
 def test_converting_prints_the_path() -> None:

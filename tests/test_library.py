@@ -39,6 +39,9 @@ def test_a_batch_is_the_same_as_one_by_one(model: rwkv_chat.Model) -> None:
         alone, alone_state = model.forward([token], state)
         np.testing.assert_array_equal(row, alone)
         np.testing.assert_array_equal(after.data, alone_state.data)
+    before = states[0].logits.copy()
+    logits[0] = 0
+    np.testing.assert_array_equal(states[0].logits, before)
 
 
 def test_a_state_survives_a_file(model: rwkv_chat.Model, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.errors import SettingsError, UsageError
-from rwkv_chat.settings import WEIGHTS, Settings
+from rwkv_chat.settings import Settings
+from rwkv_chat.weights import WEIGHTS
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 SAMPLINGS = st.builds(

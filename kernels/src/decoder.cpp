@@ -33,18 +33,22 @@ Decoder::Decoder(Model& model, const Vocabulary& vocabulary, std::vector<float> 
     }
     for (const std::uint32_t id : settings_.generated) {
         penalties_.count(id);
-        ends_with_stop(id);
+        completes_stop(id);
     }
 }
 
-// Adds the bytes of `id` to the tail, and tells whether it now ends with a stop string.
-bool Decoder::ends_with_stop(std::uint32_t id) {
+// Adds the bytes of `id` to the tail, and tells whether a stop string ends within them.
+bool Decoder::completes_stop(std::uint32_t id) {
+    const std::size_t old = tail_.size();
     if (id < vocabulary_.size()) tail_ += vocabulary_.bytes(id);
-    if (tail_.size() > longest_stop_) tail_.erase(0, tail_.size() - longest_stop_);
-    return std::any_of(settings_.stops.begin(), settings_.stops.end(), [&](const std::string& stop) {
-        return tail_.size() >= stop.size() &&
-               tail_.compare(tail_.size() - stop.size(), stop.size(), stop) == 0;
-    });
+    const bool found =
+        std::any_of(settings_.stops.begin(), settings_.stops.end(), [&](const std::string& stop) {
+            const std::size_t first = old < stop.size() ? 0 : old - stop.size() + 1;
+            return tail_.find(stop, first) != std::string::npos;
+        });
+    const std::size_t kept = longest_stop_ == 0 ? 0 : longest_stop_ - 1;
+    if (tail_.size() > kept) tail_.erase(0, tail_.size() - kept);
+    return found;
 }
 
 std::uint32_t Decoder::choose() {
@@ -67,7 +71,7 @@ Ending Decoder::run(std::uint64_t max_tokens, double seconds, std::vector<std::u
         ids.push_back(id);
         ++draw_;
         penalties_.count(id);
-        const bool stopped = ends_with_stop(id);
+        const bool stopped = completes_stop(id);
         if (!all_finite(logits_.data(), logits_.size())) return Ending::non_finite;
         if (stopped) return Ending::stop;
         if (std::chrono::duration<double>(Clock::now() - start).count() >= seconds) break;

@@ -31,14 +31,21 @@ Model::~Model() {
 
 Model::Workshop& Model::workshop() {
     if (owner_ != getpid()) {
+        auto own = std::make_unique<Workshop>(spec_, weights_, kernels_, threads_);
+        inherited_channels_ += workshop_->step.active_channels();
         static_cast<void>(workshop_.release());
-        workshop_ = std::make_unique<Workshop>(spec_, weights_, kernels_, threads_);
+        workshop_ = std::move(own);
         owner_ = getpid();
     }
     return *workshop_;
 }
 
-std::uint64_t Model::active_channels() { return workshop().step.active_channels(); }
+std::size_t Model::threads() const { return workshop_->pool.size(); }
+
+std::uint64_t Model::active_channels() {
+    const Workshop& shop = workshop();
+    return inherited_channels_ + shop.step.active_channels();
+}
 
 void Model::forward(const std::vector<Segment>& segments) {
     Workshop& shop = workshop();

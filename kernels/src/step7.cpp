@@ -47,9 +47,10 @@ void Step::reserve(std::size_t rows) {
     low_g_.resize(rows * spec_.rank_g);
     hidden_.resize(rows * spec_.hidden);
     active_.resize(rows * spec_.hidden);
-    run_of_.resize(rows);
     active_starts_.resize(rows * (parts() + 1));
     parts_.resize(parts() * kFewRows * d);
+    // The last, because its size says that the others are large enough.
+    run_of_.resize(rows);
 }
 
 void Step::forward(const std::uint32_t* ids, std::size_t rows, const std::vector<Run>& runs) {
@@ -278,24 +279,26 @@ void Step::add_ffn_of_few(const Matrix& value) {
     });
 }
 
-// The same sums for a block of columns at a time, which stays in the cache for all rows.
+// The same sums for a block of columns at a time: a part of it stays in the cache for all rows.
 void Step::add_ffn_of_many(const Matrix& value) {
     const std::size_t d = spec_.width;
     const std::size_t f = spec_.hidden;
     pool_.run(divide_up(d, kBlockColumns), [&](std::size_t block) {
         const std::size_t first = block * kBlockColumns;
         const std::size_t last = std::min(first + kBlockColumns, d);
-        for (std::size_t t = 0; t < rows_; ++t) {
-            const std::size_t* starts = &active_starts_[t * (parts() + 1)];
-            float sums[kBlockColumns] = {};
-            for (std::size_t part = 0; part < parts(); ++part) {
+        float sums[kMaxRows][kBlockColumns] = {};
+        for (std::size_t part = 0; part < parts(); ++part) {
+            for (std::size_t t = 0; t < rows_; ++t) {
+                const std::size_t* starts = &active_starts_[t * (parts() + 1) + part];
                 // Columns [first, last) of the scratch row that nobody else uses.
                 float* own = &mixed_[(rows_ + t) * d];
-                kernels_.sum_rows(value, &active_[t * f + starts[part]],
-                                  starts[part + 1] - starts[part], &hidden_[t * f], first, last, own);
-                for (std::size_t c = first; c < last; ++c) sums[c - first] += own[c];
+                kernels_.sum_rows(value, &active_[t * f + starts[0]], starts[1] - starts[0],
+                                  &hidden_[t * f], first, last, own);
+                for (std::size_t c = first; c < last; ++c) sums[t][c - first] += own[c];
             }
-            for (std::size_t c = first; c < last; ++c) x_[t * d + c] += sums[c - first];
+        }
+        for (std::size_t t = 0; t < rows_; ++t) {
+            for (std::size_t c = first; c < last; ++c) x_[t * d + c] += sums[t][c - first];
         }
     });
 }

@@ -1,10 +1,6 @@
 #include "rwkv/thread_pool.h"
 
-#include <sched.h>
-
-#include <fstream>
-#include <set>
-#include <string>
+#include <exception>
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
@@ -28,30 +24,12 @@ bool has_item(std::uint64_t ticket) { return (ticket & kPart) < ((ticket >> 24) 
 
 }  // namespace
 
-std::size_t count_cores() {
-    std::set<std::string> cores;
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
-        for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-            if (!CPU_ISSET(cpu, &allowed)) continue;
-            std::ifstream siblings("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
-                                   "/topology/thread_siblings_list");
-            std::string line;
-            // Without topology every CPU counts as a core.
-            cores.insert(std::getline(siblings, line) ? line : "cpu" + std::to_string(cpu));
-        }
-    }
-    if (!cores.empty()) return cores.size();
-    const unsigned threads = std::thread::hardware_concurrency();
-    return threads == 0 ? 1 : threads;
-}
-
 ThreadPool::ThreadPool(std::size_t threads) {
+    workers_.reserve(threads);  // afterwards only the start of a thread can fail
     try {
         for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
-    } catch (const std::system_error&) {
-        // The system refuses more threads; those that started are enough.
+    } catch (const std::exception&) {
+        // The system refuses more threads, or their memory; those that started are enough.
     }
 }
 

@@ -88,6 +88,7 @@ private:
 };
 
 void test_operations(const Kernels& kernels);
+void test_cores();
 void test_pool();
 void test_vocabulary();
 void test_sampler();

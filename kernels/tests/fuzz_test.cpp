@@ -1,12 +1,17 @@
 // Random vocabularies, distributions, models and loops: nothing is read or written out of place,
 // and what must hold holds.
 
+#include <unistd.h>
+
 #include <atomic>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <thread>
 
 #include "check.h"
+#include "rwkv/cores.h"
 #include "rwkv/decoder.h"
 #include "rwkv/dispatch.h"
 #include "rwkv/loading.h"
@@ -142,6 +147,31 @@ void test_decoder(Random& random, const RandomModel& source) {
 
 }  // namespace
 
+void test_cores() {
+    namespace fs = std::filesystem;
+    const fs::path groups = fs::temp_directory_path() / ("rwkv_cores_" + std::to_string(getpid()));
+    const auto write = [&](const char* name, const char* text) { std::ofstream(groups / name) << text; };
+    const auto count = [&] { return count_cores(groups.string()); };
+    fs::create_directories(groups / "cpu");
+    const std::size_t all = count();
+    CHECK(all >= 1 && count_cores() <= all, "%zu cores", all);
+    write("cpu/cpu.cfs_period_us", "100000\n");
+    write("cpu/cpu.cfs_quota_us", "-1\n");
+    CHECK(count() == all, "no quota counts");
+    write("cpu/cpu.cfs_quota_us", "50000\n");
+    CHECK(count() == 1, "half a CPU is not one thread");
+    write("cpu/cpu.cfs_quota_us", "150000\n");
+    CHECK(count() == std::min<std::size_t>(all, 2), "a quota is not rounded up");
+    fs::remove_all(groups / "cpu");
+    write("cpu.max", "max 100000\n");
+    CHECK(count() == all, "no quota counts");
+    write("cpu.max", "1000 100000\n");
+    CHECK(count() == 1, "a hundredth of a CPU is not one thread");
+    write("cpu.max", "9000000 100000\n");
+    CHECK(count() == std::min<std::size_t>(all, 90), "more than there are");
+    fs::remove_all(groups);
+}
+
 void test_pool() {
     for (const std::size_t threads : {1, 2, 4, 9}) {
         ThreadPool pool(threads);
@@ -154,7 +184,6 @@ void test_pool() {
         }
     }
     for (int round = 0; round < 50; ++round) ThreadPool(5).run(3, [](std::size_t) {});
-    CHECK(count_cores() >= 1, "no cores");
 }
 
 void test_vocabulary() {

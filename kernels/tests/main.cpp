@@ -11,6 +11,7 @@ int main() {
         test::test_operations(*kernels);
         std::printf("operations %s\n", kernels->name);
     }
+    test::test_cores();
     test::test_pool();
     test::test_vocabulary();
     test::test_sampler();

@@ -4,34 +4,44 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from rwkv_chat.chat import events
-from rwkv_chat.chat.ports import Engine, Job, Request, Store, Tokenizer
+from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.ports import Engine, Job, Model, Request, Store
 from rwkv_chat.chat.prompt import answer_bytes
 from rwkv_chat.chat.templates import Template
 from rwkv_chat.chat.tree import Finish, Turn
-from rwkv_chat.errors import RwkvChatError
+from rwkv_chat.errors import ConflictError, RwkvChatError
 
-__all__ = ["Answer"]
+__all__ = ["Answer", "Ended"]
 
 _CHECKPOINT_SECONDS = 1.0
+
+
+class Ended(Protocol):
+    """Told once when an answer has ended, and whether it is on disk."""
+
+    def __call__(self, answer: "Answer", *, saved: bool) -> None: ...
 
 
 class Answer:
     """A Listener that keeps the turn, its copy on disk and the screen in step.
 
-    `turn` is the answer so far; it is replaced, never changed. `on_end` is called once, before the
-    last event.
+    `turn` is the answer so far; it is replaced, never changed. `options` are the choices it is made
+    with. `on_end` is called once, before the last event.
     """
 
     def __init__(
         self,
         turn: Turn,
+        options: Options,
         store: Store,
         emit: Callable[[events.Event], None],
-        on_end: Callable[["Answer"], None],
+        on_end: Ended,
     ) -> None:
         self.turn = turn
+        self.options = options
         self._store = store
         self._emit = emit
         self._on_end = on_end
@@ -39,6 +49,7 @@ class Answer:
         self._job: Job | None = None
         self._ended = False
         self._cancelled = False
+        self._warned = False
         self._saved_at = time.monotonic()
 
     @property
@@ -47,7 +58,7 @@ class Answer:
         return self._job is None and not self._ended
 
     def start(
-        self, turn: Turn, template: Template, tokenizer: Tokenizer, engine: Engine, request: Request
+        self, turn: Turn, template: Template, model: Model, engine: Engine, request: Request
     ) -> None:
         """Hand it to the engine; `turn` carries the ids that were read before."""
         with self._lock:
@@ -55,9 +66,9 @@ class Answer:
                 return
             self.turn = turn
             self._template = template
-            self._tokenizer = tokenizer
+            self._tokenizer = model.tokenizer
             self._store.update(turn)
-            self._job = engine.generate(request, self)
+            self._job = engine.generate(model, request, self)
 
     def cancel(self) -> None:
         """End it within one token, or at once when it has not begun. Safe to call again."""
@@ -77,10 +88,6 @@ class Answer:
         """Told by the engine."""
         turn = replace(self.turn, ids=(*self.turn.ids, *ids), tokens_per_s=tokens_per_s)
         self.turn = replace(turn, text=self._text(turn, complete=False))
-        now = time.monotonic()
-        if now - self._saved_at >= _CHECKPOINT_SECONDS:
-            self._saved_at = now
-            self._store.update(self.turn)
         self._emit(
             events.AnswerGrew(
                 self.turn.conversation,
@@ -90,6 +97,10 @@ class Answer:
                 tokens_per_s,
             )
         )
+        now = time.monotonic()
+        if now - self._saved_at >= _CHECKPOINT_SECONDS:
+            self._saved_at = now
+            self._checkpoint()
 
     def finished(self, finish: Finish, tokens_per_s: float) -> None:
         """Told by the engine, or by `cancel` when there was none."""
@@ -116,14 +127,28 @@ class Answer:
         try:
             self._store.update(turn)
         except RwkvChatError as error:
-            self._on_end(self)
+            self._on_end(self, saved=False)
             self._emit(
-                events.AnswerFailed(turn.conversation, turn.id, f"The answer is not saved: {error}")
+                events.AnswerFailed(
+                    turn.conversation, turn.id, f"{error} The answer is kept here and saved later."
+                )
             )
             return False
-        self._on_end(self)
+        self._on_end(self, saved=True)
         return True
 
+    def _checkpoint(self) -> None:
+        """Save what there is; a failure is told once, and the answer goes on."""
+        try:
+            self._store.update(self.turn)
+        except ConflictError as error:
+            self.cancel()
+            self._emit(events.Notice(str(error)))
+        except RwkvChatError as error:
+            if not self._warned:
+                self._warned = True
+                self._emit(events.Notice(f"{error} The answer goes on and is saved later."))
+
     def _text(self, turn: Turn, *, complete: bool) -> str:
-        raw = answer_bytes(turn.ids, self._template, self._tokenizer)
+        raw = answer_bytes(turn, self._tokenizer)
         return self._template.display(raw, complete)

@@ -1,8 +1,10 @@
 """The choices of one conversation, kept with it as a JSON object."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 
+from rwkv_chat.chat import templates
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.errors import UsageError
 
@@ -15,6 +17,9 @@ class Options:
 
     `system` opens the conversation when it is not empty; `think` names a thinking mode;
     `max_tokens` bounds one answer.
+
+    Raises:
+        UsageError: a value that cannot be used, with its name.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -26,6 +31,9 @@ class Options:
     def __post_init__(self) -> None:
         if not 1 <= self.max_tokens <= 1_000_000:
             raise UsageError(f"max_tokens must lie between 1 and 1000000, not {self.max_tokens}.")
+        templates.Think(self.think)
+        if self.template:
+            templates.get(self.template)
 
     def to_json(self) -> dict[str, object]:
         """A JSON object from which `from_json` makes an equal value."""
@@ -34,18 +42,16 @@ class Options:
     @classmethod
     def from_json(cls, data: Mapping[str, object], base: "Options") -> "Options":
         """The choices in `data`, and those of `base` where `data` has none or an unusable one."""
-        known = {f.name: f for f in fields(cls)}
-        chosen: dict[str, object] = {}
+        options = base
         for name, value in data.items():
-            if name == "sampling" and isinstance(value, Mapping):
-                names = {f.name for f in fields(Sampling)}
-                try:
-                    chosen[name] = Sampling(**{k: v for k, v in value.items() if k in names})
-                except UsageError:
-                    continue
-            elif name in known and type(value) is type(getattr(base, name)):
-                chosen[name] = value
-        try:
-            return replace(base, **chosen)  # type: ignore[arg-type]
-        except UsageError:
-            return base
+            with suppress(UsageError):
+                options = replace(options, **_choice(name, value, base))  # type: ignore[arg-type]
+        return options
+
+
+def _choice(name: str, value: object, base: Options) -> dict[str, object]:
+    if name == "sampling" and isinstance(value, Mapping):
+        known = {f.name for f in fields(Sampling)}
+        return {name: Sampling(**{k: v for k, v in value.items() if k in known})}
+    is_known = name in {f.name for f in fields(Options)} and name != "sampling"
+    return {name: value} if is_known and type(value) is type(getattr(base, name)) else {}

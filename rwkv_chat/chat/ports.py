@@ -55,11 +55,12 @@ class Store(Protocol):
     def rename(self, conversation: str, title: str) -> None: ...
     def configure(self, conversation: str, settings: Mapping[str, object]) -> None: ...
     def delete(self, conversation: str) -> None:
-        """Hide it; `restore` brings it back until `purge`."""
+        """Hide it; `restore` brings it back until it is erased."""
 
     def restore(self, conversation: str) -> None: ...
-    def purge(self) -> None:
-        """Erase everything deleted, its snapshots too."""
+
+    def fork(self, source: str, turn: str, title: str) -> str:
+        """A new conversation (its id) with copies of the path to `turn`, labels left out."""
 
     def append(self, turn: Turn, *, head: bool = True) -> Turn:
         """Add `turn` as a new node; the store sets `seq` and `created` and returns the result.
@@ -71,7 +72,11 @@ class Store(Protocol):
         """
 
     def update(self, turn: Turn) -> None:
-        """Replace text, ids, prefix, tokenizer, finish, seed, model and tokens_per_s of a turn."""
+        """Replace text, ids, prefix, tokenizer, finish, seed, model and tokens_per_s of a turn.
+
+        Raises:
+            ConflictError: the turn is an answer of which another writer has written more.
+        """
 
     def set_head(self, conversation: str, turn: str | None) -> None: ...
     def set_label(self, turn: str, label: str) -> None: ...
@@ -85,8 +90,9 @@ class Request:
 
     `path` holds the ids of each turn from the root, the answer's own (template prefix, and what was
     already generated when an answer is continued) last; `generated` counts those of the last that
-    the model made. A snapshot is kept at the end of every part that is computed.
-    `stops` end the answer when its decoded bytes end with one of them.
+    the model made. Snapshots are kept at the end of the question, of the part before it when it
+    had to be read, and of the answer.
+    `stops` end the answer when its decoded bytes contain one of them.
     """
 
     path: tuple[tuple[int, ...], ...]
@@ -159,7 +165,9 @@ class Engine(Protocol):
         Takes long. Raises a RwkvChatError, and then the model before it stays.
         """
 
-    def generate(self, request: Request, listener: Listener) -> Job: ...
+    def generate(self, model: Model, request: Request, listener: Listener) -> Job:
+        """Queue a request whose ids are those of `model`, which may no longer be the newest."""
+
     def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
         """For each part of `path`, whether a snapshot of the state at its end is kept."""
 

@@ -1,6 +1,7 @@
 """From turns to token ids: what the model has read at every point of a path."""
 
 import hashlib
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,46 +12,64 @@ from rwkv_chat.chat.tree import Role, Turn
 __all__ = ["answer_bytes", "derive_seed", "encode_path"]
 
 _TAIL = 64
+_LABEL = b"Assistant:"
 
 
-def derive_seed(seed: int | None, depth: int, ordinal: int) -> int | None:
-    """The seed of the `ordinal`-th answer at `depth`, so that siblings differ and reruns agree."""
+def derive_seed(seed: int | None, ordinal: int) -> int:
+    """The seed of the `ordinal`-th answer to a question: `seed` itself for the first one.
+
+    Siblings differ, and reruns agree. Without a seed a fresh one is drawn.
+    """
     if seed is None:
-        return None
-    digest = hashlib.sha256(f"{seed}/{depth}/{ordinal}".encode()).digest()
+        return secrets.randbits(63)
+    if ordinal == 0:
+        return seed
+    digest = hashlib.sha256(f"{seed}/{ordinal}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def encode_path(
     path: Sequence[Turn], template: Template, tokenizer: Tokenizer, think: str
 ) -> list[Turn]:
-    """The turns of `path` with ids in the vocabulary of `tokenizer`.
+    """The turns of `path`, of which the last is to be answered, with ids of `tokenizer`.
 
     Ids that are already in this vocabulary stay as they are: text encoded anew may give others.
+    `think` names the thinking mode of the last turn when nothing of it was generated yet.
     """
     encoded: list[Turn] = []
     tail = b""
     for turn in path:
-        if turn.tokenizer != tokenizer.fingerprint or not turn.ids:
-            turn = _encode(turn, template, tokenizer, think, tail)
+        last = turn is path[-1]
+        known = turn.tokenizer == tokenizer.fingerprint and turn.ids
+        unsaid = turn.role is Role.ASSISTANT and len(turn.ids) == turn.prefix and not turn.text
+        if not known or unsaid:
+            mode = Think(think) if last else Think.OFF
+            turn = _encode(turn, template, tokenizer, mode, tail)
         tail = (tail + tokenizer.decode_bytes(turn.ids[-_TAIL:]))[-_TAIL:]
         encoded.append(turn)
     return encoded
 
 
-def _encode(turn: Turn, template: Template, tokenizer: Tokenizer, think: str, tail: bytes) -> Turn:
+def _encode(
+    turn: Turn, template: Template, tokenizer: Tokenizer, think: Think, tail: bytes
+) -> Turn:
+    said = template.opening(turn.role, turn.text, tail)
     if turn.role is not Role.ASSISTANT:
-        ids = tokenizer.encode(template.opening(turn.role, turn.text, tail))
+        ids = tokenizer.encode(said)
         return replace(turn, ids=tuple(ids), prefix=0, tokenizer=tokenizer.fingerprint)
-    if turn.text:
-        said = template.opening(turn.role, turn.text, tail)
-        prefix = tokenizer.encode(template.answer_label)
-        ids = prefix + tokenizer.encode(said.removeprefix(template.answer_label))
-    else:
-        prefix = ids = tokenizer.encode(template.answer_prefix(Think(think)))
+    label = template.answer_label
+    said = said[said.find(label) + len(label) :] if turn.text else b""
+    joint = template.opening(turn.role, "", tail)
+    thought = b"" if turn.text else template.answer_prefix(think).removeprefix(label)
+    prefix = tokenizer.encode(joint + thought)
+    ids = prefix + tokenizer.encode(said)
     return replace(turn, ids=tuple(ids), prefix=len(prefix), tokenizer=tokenizer.fingerprint)
 
 
-def answer_bytes(ids: Sequence[int], template: Template, tokenizer: Tokenizer) -> bytes:
+def answer_bytes(turn: Turn, tokenizer: Tokenizer) -> bytes:
     """What an answer says, a thinking prefix included, the role's label left out."""
-    return tokenizer.decode_bytes(ids).removeprefix(template.answer_label)
+    if len(turn.ids) == turn.prefix:
+        return b""
+    prefix = tokenizer.decode_bytes(turn.ids[: turn.prefix])
+    start = prefix.find(_LABEL) + len(_LABEL) if _LABEL in prefix else 0
+    return tokenizer.decode_bytes(turn.ids)[start:]

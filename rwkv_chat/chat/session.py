@@ -4,17 +4,18 @@ A Session ties a store and an engine together. Its methods return at once, after
 is on disk; answers grow on the engine's thread and are told as events.
 """
 
-import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import takewhile
 
 from rwkv_chat.chat import events, prompt, templates
 from rwkv_chat.chat.answer import Answer
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.ports import Engine, Model, ModelChoice, Request, Store
 from rwkv_chat.chat.tree import Conversation, Finish, Role, Summary, Turn
-from rwkv_chat.errors import RwkvChatError, UsageError
+from rwkv_chat.errors import ConflictError, RwkvChatError, UsageError
 from rwkv_chat.text.display import one_line, scrub
 
 __all__ = ["Session"]
@@ -33,6 +34,8 @@ class Session:
         self._unheard: list[str] = []
         self._lock = threading.RLock()
         self._answers: dict[str, Answer] = {}
+        self._unsaved: dict[str, Turn] = {}
+        self._seen: dict[str, int] = {}
         self._opening: str | None = None
 
     # -- reading -------------------------------------------------------------------------------
@@ -51,13 +54,21 @@ class Session:
         return self._store.conversations()
 
     def load(self, conversation_id: str) -> Conversation:
-        """The whole tree of a conversation, a running answer with its text so far."""
+        """The whole tree of a conversation, a running answer with its text so far.
+
+        What is loaded counts as seen: later changes of another window are not built upon unseen.
+        """
         with self._lock:
             conversation = self._store.load(conversation_id)
+            self._seen[conversation_id] = max(
+                (t.seq for t in conversation.turns.values()), default=0
+            )
+            newer = dict(self._unsaved)
             answer = self._answers.get(conversation_id)
-            if answer is None or answer.turn.id not in conversation.turns:
-                return conversation
-            return replace(conversation, turns={**conversation.turns, answer.turn.id: answer.turn})
+            if answer is not None:
+                newer[answer.turn.id] = answer.turn
+        known = {key: turn for key, turn in newer.items() if key in conversation.turns}
+        return replace(conversation, turns={**conversation.turns, **known})
 
     def find(self, text: str) -> Turn:
         """The turn that a label, or the beginning or end of an id, names.
@@ -79,16 +90,14 @@ class Session:
             return conversation_id in self._answers
 
     def kept(self, conversation_id: str) -> set[str]:
-        """The turns on the path to the head that have a snapshot."""
+        """The turns on the path to the head that have a snapshot of the loaded model."""
         model = self._engine.model
         if model is None:
             return set()
         path = self._store.load(conversation_id).path()
-        known = [turn for turn in path if turn.tokenizer == model.tokenizer.fingerprint]
-        if len(known) < len(path):
-            return set()
-        flags = self._engine.kept([turn.ids for turn in path])
-        return {turn.id for turn, flag in zip(path, flags, strict=True) if flag}
+        known = list(takewhile(lambda turn: turn.tokenizer == model.tokenizer.fingerprint, path))
+        flags = self._engine.kept([turn.ids for turn in known])
+        return {turn.id for turn, flag in zip(known, flags, strict=True) if flag}
 
     # -- models --------------------------------------------------------------------------------
 
@@ -153,8 +162,6 @@ class Session:
             UsageError: a value that cannot be used, with its name.
         """
         options = replace(self.options(conversation_id), **choices)  # type: ignore[arg-type]
-        if options.template:
-            templates.get(options.template)
         if conversation_id is None:
             self._defaults = options
         else:
@@ -194,43 +201,44 @@ class Session:
         """A new conversation that begins with the path to a turn; its snapshots are shared."""
         source = self._store.load(conversation_id)
         title = one_line(f"{source.title} (fork)", _TITLE_LENGTH)
-        new = self._store.create(title, source.settings)
-        parent: str | None = None
-        for turn in source.path(turn_id):
-            copy = replace(turn, id="", conversation=new.id, parent=parent, seq=0)
-            parent = self._store.append(copy).id
-        self._changed(new.id)
-        return self._store.load(new.id)
+        new = self._store.fork(conversation_id, turn_id, title)
+        self._changed(new)
+        return self.load(new)
 
     # -- talking -------------------------------------------------------------------------------
 
     def send(
-        self, conversation_id: str | None, text: str, *, parent: str | None = None
+        self,
+        conversation_id: str | None,
+        text: str,
+        *,
+        parent: str | None = None,
+        options: Options | None = None,
     ) -> Conversation:
         """Commit a user turn under `parent` (default: the head), and start the answer.
 
-        Without a conversation a new one is made, titled with the text. While no model is loaded the
-        answer waits for one.
+        Without a conversation a new one is made, titled with the text. `options` replace the
+        choices of the conversation for this answer. While a model is being opened the answer waits.
 
         Raises:
             UsageError: the text is empty, or an answer is still running there.
+            ConflictError: another window has changed the conversation since it was loaded.
         """
-        text = scrub(text)
-        if not text.strip():
-            raise UsageError("There is nothing to send; type a message first.")
+        text = _said(text)
         if conversation_id is None:
             conversation_id = self._store.create("", self._defaults.to_json()).id
+            self._seen[conversation_id] = 0
         self._refuse_if_busy(conversation_id)
         conversation = self._store.load(conversation_id)
-        options = Options.from_json(conversation.settings, self._defaults)
+        chosen = options or Options.from_json(conversation.settings, self._defaults)
+        at = parent or conversation.head
+        labels = self._template(chosen).labels
+        if at is None and chosen.system and labels:
+            at = self._append(conversation_id, None, Role.SYSTEM, chosen.system).id
+        user = self._append(conversation_id, at, Role.USER if labels else Role.TEXT, text)
         if not conversation.title:
             self._store.rename(conversation_id, one_line(text, _TITLE_LENGTH))
-        raw = options.template == "raw"
-        at = parent or conversation.head
-        if at is None and options.system and not raw:
-            at = self._append(conversation_id, None, Role.SYSTEM, options.system).id
-        user = self._append(conversation_id, at, Role.TEXT if raw else Role.USER, text)
-        self._answer(conversation_id, user.id)
+        self._answer(conversation_id, user.id, chosen)
         return self.load(conversation_id)
 
     def stop(self, conversation_id: str) -> None:
@@ -247,12 +255,14 @@ class Session:
             UsageError: the last turn is not an answer, or it came to its own end.
         """
         self._refuse_if_busy(conversation_id)
-        path = self._store.load(conversation_id).path()
+        self._save_again()
+        conversation = self._store.load(conversation_id)
+        path = conversation.path()
         if not path or path[-1].role is not Role.ASSISTANT:
             raise UsageError("There is no answer to continue here.")
         if not path[-1].finish.can_continue:
             raise UsageError("The answer came to its own end; send a message to go on.")
-        self._run(conversation_id, path[-1])
+        self._run(path[-1], Options.from_json(conversation.settings, self._defaults))
 
     def regenerate(self, conversation_id: str, turn_id: str) -> None:
         """Make another answer beside the given one (or below the given user turn)."""
@@ -271,9 +281,7 @@ class Session:
         Raises:
             UsageError: the text is empty, or an answer is still running there.
         """
-        text = scrub(text)
-        if not text.strip():
-            raise UsageError("There is nothing to send; type a message first.")
+        text = _said(text)
         self._refuse_if_busy(conversation_id)
         turn = self._store.load(conversation_id).turn(turn_id)
         sibling = self._append(conversation_id, turn.parent, turn.role, text)
@@ -296,22 +304,43 @@ class Session:
         for answer in answers:
             answer.cancel()
         self._engine.close()
+        self._save_again()
 
     # -- inside --------------------------------------------------------------------------------
 
+    def _template(self, options: Options) -> templates.Template:
+        model = self._engine.model
+        return templates.get(options.template or (model.template if model else "chat"))
+
     def _append(self, conversation: str, parent: str | None, role: Role, text: str) -> Turn:
         turn = Turn(id="", conversation=conversation, parent=parent, seq=0, role=role, text=text)
-        return self._store.append(turn)
+        return self._add(turn)
 
-    def _answer(self, conversation_id: str, asked: str) -> None:
+    def _add(self, turn: Turn) -> Turn:
+        """Append a turn, unless another window was faster."""
+        self._save_again()
+        seen = self._seen.get(turn.conversation)
+        try:
+            added = self._store.append(replace(turn, seq=0 if seen is None else seen + 1))
+        except ConflictError:
+            self._changed(turn.conversation)
+            raise
+        self._seen[turn.conversation] = added.seq
+        return added
+
+    def _save_again(self) -> None:
+        """Write the answers that could not be written when they ended."""
+        with self._lock:
+            unsaved = list(self._unsaved.values())
+        for turn in unsaved:
+            with suppress(RwkvChatError):
+                self._store.update(turn)
+                self._unsaved.pop(turn.id, None)
+
+    def _answer(self, conversation_id: str, asked: str, options: Options | None = None) -> None:
         """Add an empty answer below the turn `asked` and start it."""
         conversation = self._store.load(conversation_id)
-        options = Options.from_json(conversation.settings, self._defaults)
-        ordinal = len(conversation.children(asked))
-        depth = len(conversation.path(asked))
-        seed = prompt.derive_seed(options.sampling.seed, depth, ordinal)
-        if seed is None:
-            seed = secrets.randbits(63)
+        options = options or Options.from_json(conversation.settings, self._defaults)
         turn = Turn(
             id="",
             conversation=conversation_id,
@@ -320,29 +349,31 @@ class Session:
             role=Role.ASSISTANT,
             text="",
             finish=Finish.PARTIAL,
-            seed=seed,
+            seed=prompt.derive_seed(options.sampling.seed, len(conversation.children(asked))),
         )
-        self._run(conversation_id, self._store.append(turn))
+        self._run(self._add(turn), options)
 
-    def _run(self, conversation_id: str, turn: Turn) -> None:
-        answer = Answer(replace(turn, finish=Finish.PARTIAL), self._store, self._emit, self._ended)
+    def _run(self, turn: Turn, options: Options) -> None:
+        turn = replace(turn, finish=Finish.PARTIAL)
+        answer = Answer(turn, options, self._store, self._emit, self._ended)
         with self._lock:
-            self._answers[conversation_id] = answer
+            self._answers[turn.conversation] = answer
             model = self._engine.model
-        self._changed(conversation_id)
+            hopeless = model is None and self._opening is None
+        self._changed(turn.conversation)
         if model is not None:
             self._start(answer, model)
+        elif hopeless:
+            answer.failed("No model is open; choose one.")
 
     def _start(self, answer: Answer, model: Model) -> None:
+        options = answer.options
         try:
-            conversation = self._store.load(answer.turn.conversation)
-            options = Options.from_json(conversation.settings, self._defaults)
+            stored = self._store.load(answer.turn.conversation).path(answer.turn.id)
             template = templates.get(options.template or model.template)
-            path = prompt.encode_path(
-                conversation.path(answer.turn.id), template, model.tokenizer, options.think
-            )
-            for before, after in zip(conversation.path(answer.turn.id), path, strict=True):
-                if not before.tokenizer and after.role is not Role.ASSISTANT:
+            path = prompt.encode_path(stored, template, model.tokenizer, options.think)
+            for before, after in zip(stored[:-1], path, strict=False):
+                if not before.tokenizer:
                     self._store.update(after)
             request = Request(
                 path=tuple(turn.ids for turn in path),
@@ -352,19 +383,16 @@ class Session:
                 stops=template.stops,
                 max_tokens=options.max_tokens,
             )
-            answer.start(
-                replace(path[-1], model=model.name),
-                template,
-                model.tokenizer,
-                self._engine,
-                request,
-            )
+            turn = replace(path[-1], model=model.name, finish=Finish.PARTIAL)
+            answer.start(turn, template, model, self._engine, request)
         except RwkvChatError as error:
             answer.failed(str(error))
 
-    def _ended(self, answer: Answer) -> None:
+    def _ended(self, answer: Answer, *, saved: bool) -> None:
         with self._lock:
             self._answers.pop(answer.turn.conversation, None)
+            if not saved:
+                self._unsaved[answer.turn.id] = answer.turn
 
     def _refuse_if_busy(self, conversation_id: str) -> None:
         if self.busy(conversation_id):
@@ -376,3 +404,10 @@ class Session:
     def _emit(self, event: events.Event) -> None:
         for listener in self._listeners:
             listener(event)
+
+
+def _said(text: str) -> str:
+    text = scrub(text)
+    if not text.strip():
+        raise UsageError("There is nothing to send; type a message first.")
+    return text

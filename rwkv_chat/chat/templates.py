@@ -49,7 +49,7 @@ _THINK_PREFIXES = {Think.OFF: b"", Think.FAST: b" <think>\n</think", Think.ON: b
 class Template:
     """One way to write conversations.
 
-    `stops` end an answer when its bytes end with one of them. `labels` is false for raw
+    `stops` end an answer when its bytes contain one of them. `labels` is false for raw
     continuation, where every text is fed as it is. `paragraphs` says whether an answer may hold
     blank lines, `thinks` whether the model knows thoughts.
     """
@@ -108,21 +108,20 @@ class Template:
 
         Args:
             raw: the bytes of the answer's ids without `answer_label`, a thinking prefix included.
-            complete: whether the answer has ended. While it grows, half a character at its end, and
+            complete: whether the answer has ended. It says what stands before the first stop, whose
+                last token may go on behind it. While it grows, half a character at its end, and
                 what may become a stop, are held back.
         """
         if self.labels:
             raw = raw.removeprefix(b" ")
-        raw = raw[: len(raw) - self._held_back(raw, complete)]
+        ends = [place for stop in self.stops if (place := raw.find(stop)) >= 0]
+        if ends:
+            raw = raw[: min(ends)]
+        elif not complete:
+            raw = raw[: len(raw) - max((_overlap(raw, stop) for stop in self.stops), default=0)]
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(raw, final=complete)
         return text.rstrip() if self.labels else text
-
-    def _held_back(self, raw: bytes, complete: bool) -> int:
-        """How many bytes at the end are a stop or, in a growing answer, the beginning of one."""
-        if complete:
-            return max((len(stop) for stop in self.stops if raw.endswith(stop)), default=0)
-        return max((_overlap(raw, stop) for stop in self.stops), default=0)
 
 
 def _overlap(data: bytes, text: bytes) -> int:

@@ -24,6 +24,7 @@ from rwkv_chat.checkpoints.reading import Checkpoint
 from rwkv_chat.checkpoints.source import Source, read_source
 from rwkv_chat.errors import CheckpointError, UsageError
 from rwkv_chat.paths import cache_dir, ensure_private
+from rwkv_chat.weights import WEIGHTS
 
 __all__ = ["FORMAT", "Progress", "cached_path", "convert"]
 
@@ -73,7 +74,7 @@ def convert(source: Path, weights: str, progress: Progress | None = None) -> Pat
             has no room.
         UsageError: there is no such weights type.
     """
-    if weights not in ("f32", "bf16"):
+    if weights not in WEIGHTS:
         raise UsageError(f'There is no weights type "{weights}"; use "f32" or "bf16".')
     target = cached_path(source, weights)
     model = read_source(source)

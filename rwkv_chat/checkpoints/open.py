@@ -16,10 +16,10 @@ from rwkv_chat.checkpoints.source import Source, read_source
 from rwkv_chat.errors import CheckpointError, TruncatedError, UsageError
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import StateLayout
+from rwkv_chat.weights import WEIGHTS
 
 __all__ = ["ConvertedModel", "FileInfo", "inspect", "open_model", "verify"]
 
-_WEIGHTS = ("f32", "bf16")
 _VERIFIED_SIZE = 32 << 20
 
 
@@ -115,7 +115,7 @@ def _with_epsilon(model: ConvertedModel, epsilon: float) -> ConvertedModel:
 
 
 def _open(path: Path, weights: str | None, progress: Progress | None) -> ConvertedModel:
-    if weights is not None and weights not in _WEIGHTS:
+    if weights is not None and weights not in WEIGHTS:
         raise UsageError(f'There is no weights type "{weights}"; use "f32" or "bf16".')
     if weights is not None:
         cached = _open_cached(path, weights)
@@ -194,7 +194,7 @@ def inspect(path: Path) -> FileInfo:
             int(np.prod(shape, dtype=np.int64)) * safetensors.DTYPES[dtype].itemsize
             for dtype, shape in converted_shapes(source.spec, weights).values()
         )
-        for weights in _WEIGHTS
+        for weights in WEIGHTS
     }
     return FileInfo(
         path=path,

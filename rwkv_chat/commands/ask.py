@@ -4,7 +4,10 @@ import argparse
 import json
 import queue
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from rwkv_chat.chat import events
 from rwkv_chat.chat.options import Options
@@ -12,27 +15,29 @@ from rwkv_chat.chat.session import Session
 from rwkv_chat.chat.tree import Finish, Turn
 from rwkv_chat.checkpoints.catalog import EMBEDDED
 from rwkv_chat.commands import compose
+from rwkv_chat.commands.signals import exit_code
 from rwkv_chat.errors import EngineError, UsageError
 from rwkv_chat.settings import Settings
 from rwkv_chat.text.display import clean
 
 __all__ = ["answer", "run"]
 
+_LAST_EVENT_SECONDS = 0.2
+
 
 def run(options: argparse.Namespace) -> int:
-    """Ask and print; 130 after Ctrl-C, the partial answer kept."""
-    text = options.text
-    if text == "-":
-        text = sys.stdin.read()
+    """Ask and print; after a signal the partial answer is kept."""
+    text = sys.stdin.read() if options.text == "-" else options.text
     if not text.strip():
         raise UsageError('There is nothing to ask; give a text, such as rwkv-chat ask "Hello".')
     settings = compose.choose(options)
-    return answer(text, settings, _choices(options, settings), options.start, as_json=options.json)
+    change = partial(_change, options)
+    return answer(text, settings, change, options.start, as_json=options.json)
 
 
-def _choices(options: argparse.Namespace, settings: Settings) -> Options:
+def _change(options: argparse.Namespace, base: Options) -> Options:
+    """The choices of `base`, but for what the command line says."""
     given = {name: getattr(options, name) for name in ("temperature", "top_p", "seed")}
-    base = compose.defaults(settings)
     return replace(
         base,
         sampling=replace(base.sampling, **{k: v for k, v in given.items() if v is not None}),
@@ -42,9 +47,22 @@ def _choices(options: argparse.Namespace, settings: Settings) -> Options:
 
 
 def answer(
-    text: str, settings: Settings, choices: Options, start: str | None, *, as_json: bool
+    text: str,
+    settings: Settings,
+    change: Callable[[Options], Options],
+    start: str | None,
+    *,
+    as_json: bool,
 ) -> int:
-    """Ask `text`, below the turn `start` when it is given, and print the answer as it comes.
+    """Ask `text` and print the answer as it comes.
+
+    Args:
+        text: what to say.
+        settings: of this person.
+        change: makes the choices of this answer from those of the conversation. A new one keeps
+            the result; one that goes on keeps its own.
+        start: the turn to go on from; None begins a new conversation.
+        as_json: print one JSON object at the end instead.
 
     Returns:
         The exit code.
@@ -54,17 +72,17 @@ def answer(
         NotFoundError: not exactly one turn is named `start`.
     """
     inbox: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
-    with compose.open_session(settings, choices) as session:
+    with compose.open_session(settings, change(compose.defaults(settings))) as session:
         session.subscribe(inbox.put)
-        parent = session.find(start) if start else None
+        parent = session.find(start) if start is not None else None
         session.open_model(settings.model or EMBEDDED)
         _await_model(inbox)
-        conversation = parent.conversation if parent else session.create().id
-        if parent:
-            session.configure(
-                conversation, sampling=choices.sampling, max_tokens=choices.max_tokens
-            )
-        session.send(conversation, text, parent=parent.id if parent else None)
+        if parent is None:
+            conversation = session.send(None, text).id
+        else:
+            conversation = parent.conversation
+            chosen = change(session.options(conversation))
+            session.send(conversation, text, parent=parent.id, options=chosen)
         return _follow(session, conversation, inbox, as_json=as_json)
 
 
@@ -88,7 +106,8 @@ def _await_model(inbox: queue.SimpleQueue[events.Event]) -> None:
 def _narrate(text: str, *, end: str) -> None:
     """Say something on stderr; in a terminal it takes the place of what was said before."""
     back = "\r\x1b[K" if sys.stderr.isatty() else ""
-    print(back + clean(text), end=end, file=sys.stderr, flush=True)
+    with suppress(OSError):  # an answer does not fail for want of its narration
+        print(back + clean(text), end=end, file=sys.stderr, flush=True)
 
 
 def _follow(
@@ -98,12 +117,16 @@ def _follow(
     *,
     as_json: bool,
 ) -> int:
-    """Print the answer while it grows; after Ctrl-C wait until what there is is on disk."""
+    """Print the answer while it grows.
+
+    The first interruption stops the answer and waits until what there is is on disk; the second
+    one passes through.
+    """
     shown = ""
-    interrupted = False
+    code = 0
     while True:
         try:
-            event = inbox.get()
+            event = inbox.get(timeout=_LAST_EVENT_SECONDS if code else None)
             match event:
                 case events.Prefilling(_, _, done, total) if total > 256 and sys.stderr.isatty():
                     _narrate(f"reading {done}/{total}" if done < total else "", end="")
@@ -111,19 +134,25 @@ def _follow(
                     shown = _print_rest(event.text, shown)
                 case events.AnswerFinished(_, turn):
                     if as_json:
-                        print(json.dumps(_as_json(turn), ensure_ascii=False))
+                        print(json.dumps(_as_json(turn)))
                     else:
                         _print_rest(turn.text, shown)
                         print(flush=True)
-                    return 130 if interrupted else 0
+                    return code
                 case events.Notice(text):
                     _narrate(text, end="\n")
                 case events.AnswerFailed(_, turn_id, reason):
                     if shown:
                         print(flush=True)
                     raise EngineError(f"{reason} What there is is kept as turn {turn_id}.")
-        except KeyboardInterrupt:
-            interrupted = True
+        except queue.Empty:
+            # The interruption may have come while the last event was being printed.
+            if not session.busy(conversation):
+                return code
+        except KeyboardInterrupt as interruption:
+            if code:
+                raise
+            code = exit_code(interruption)
             session.stop(conversation)
             _narrate("stopped; the answer so far is kept", end="\n")
 

@@ -2,10 +2,14 @@
 
 import argparse
 import sys
+from dataclasses import replace
+from typing import Any
 
 from rwkv_chat.checkpoints.catalog import EMBEDDED
 from rwkv_chat.commands import compose
+from rwkv_chat.commands.signals import raise_interrupted
 from rwkv_chat.errors import UsageError
+from rwkv_chat.settings import Settings
 from rwkv_chat.text.display import one_line
 
 __all__ = ["run"]
@@ -14,13 +18,13 @@ __all__ = ["run"]
 def run(options: argparse.Namespace) -> int:
     """Open the interface; without a terminal, answer what stdin says (or a plain hello)."""
     settings = compose.choose(options)
-    if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
         from rwkv_chat.commands import ask
 
-        text = (sys.stdin.read() if sys.stdin else "").strip() or "Hello"
+        text = sys.stdin.read().strip() or "Hello"
         shown = one_line(text, 40)
         print(f'rwkv-chat: no terminal here, so this answers "{shown}"', file=sys.stderr)
-        return ask.answer(text, settings, compose.defaults(settings), None, as_json=False)
+        return ask.answer(text, settings, lambda options: options, None, as_json=False)
 
     if not sys.stderr.isatty():
         raise UsageError("The interface is drawn on stderr, which is redirected; leave it alone.")
@@ -29,6 +33,17 @@ def run(options: argparse.Namespace) -> int:
 
     with compose.open_session(settings, compose.defaults(settings)) as session:
         model = settings.model or EMBEDDED
-        app = ChatApp(session, theme=settings.theme, on_painted=lambda: session.open_model(model))
+        app = ChatApp(
+            session,
+            theme=settings.theme,
+            on_painted=lambda: session.open_model(model),
+            remember=_remember,
+        )
         app.run()
+        raise_interrupted()  # the interface had its own handlers, which went with its loop
         return app.return_code or 0
+
+
+def _remember(**choices: Any) -> None:
+    """Write choices into the settings file, and leave what it says of other things."""
+    replace(Settings.load(), **choices).save()

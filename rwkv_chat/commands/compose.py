@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from rwkv_chat import paths
@@ -45,20 +45,16 @@ def open_store(
 def open_session(settings: Settings, options: Options) -> Iterator[Session]:
     """A Session on this person's store; no model is opened yet.
 
-    At the end answers are stopped and kept, and what was deleted is erased.
+    At the end answers are stopped and kept, and what was deleted here is erased.
     """
     early: list[str] = []
     note = early.append
-    store = open_store(settings, lambda sentence: note(sentence))
-    library = LocalLibrary(settings.weights, settings.threads or None)
-    session = Session(store, Worker(library, store.snapshots), options)
-    note = session.notice
-    try:
+    with open_store(settings, lambda sentence: note(sentence)) as store, ExitStack() as closing:
+        closing.callback(store.purge)
+        library = LocalLibrary(settings.weights, settings.threads or None)
+        session = Session(store, Worker(library, store.snapshots), options)
+        closing.callback(session.close)
+        note = session.notice
         for sentence in early:
             session.notice(sentence)
         yield session
-    finally:
-        session.close()
-        if store.deleted():
-            store.purge()
-        store.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 from rwkv_chat import __version__, paths
-from rwkv_chat.errors import RwkvChatError
+from rwkv_chat.errors import RwkvChatError, SettingsError
 from rwkv_chat.text.display import clean
 
 __all__ = ["run"]
@@ -67,6 +67,11 @@ def _core() -> str:
 
     isas = ", ".join(_native.isas())
     chosen = os.environ.get("RWKV_CHAT_ISA")
+    if chosen and chosen not in _native.isas():
+        raise SettingsError(
+            f"RWKV_CHAT_ISA is {chosen}, which this machine does not have. "
+            f"Unset it, or set it to one of {isas}."
+        )
     return f"instruction sets: {isas}" + (f"; RWKV_CHAT_ISA={chosen}" if chosen else "")
 
 

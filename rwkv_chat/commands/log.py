@@ -4,10 +4,13 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from rwkv_chat.chat.tree import Conversation, Turn
 from rwkv_chat.commands import compose
+from rwkv_chat.errors import NotFoundError
 from rwkv_chat.settings import Settings
+from rwkv_chat.store.conversations import Conversations
 from rwkv_chat.text.display import clean, one_line
 
 __all__ = ["run"]
@@ -18,9 +21,9 @@ _WIDTH = 72
 def run(options: argparse.Namespace) -> int:
     """Print every conversation, the last changed first."""
     with compose.open_store(Settings.load()) as store:
-        conversations = [store.load(summary.id) for summary in store.conversations()]
+        conversations = list(_load(store))
     if options.json:
-        print(json.dumps([_as_json(c) for c in conversations], ensure_ascii=False, indent=2))
+        print(json.dumps([_as_json(c) for c in conversations], indent=2))
         return 0
     if not conversations:
         print('There are no conversations yet; start one with rwkv-chat, or rwkv-chat ask "Hello".')
@@ -31,6 +34,12 @@ def run(options: argparse.Namespace) -> int:
             print(line)
         print()
     return 0
+
+
+def _load(store: Conversations) -> Iterator[Conversation]:
+    for summary in store.conversations():
+        with suppress(NotFoundError):  # another window has deleted it since
+            yield store.load(summary.id)
 
 
 def _draw(conversation: Conversation, indent: str) -> Iterator[str]:
@@ -74,7 +83,7 @@ def _as_json(conversation: Conversation) -> dict[str, object]:
                 "label": turn.label,
                 "finish": turn.finish.value,
                 "model": turn.model,
-                "tokens": len(turn.ids),
+                "tokens": len(turn.ids) - turn.prefix,
                 "created": turn.created,
             }
             for turn in turns

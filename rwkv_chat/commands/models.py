@@ -56,6 +56,8 @@ def _info(name: str, *, as_json: bool) -> int:
         "one state": _size(found.state_bytes),
     }
     rows |= {f"memory as {w}": _size(n) for w, n in found.weights_bytes.items()}
+    if found.ignored:
+        rows["not used"] = ", ".join(found.ignored)
     for key, value in rows.items():
         print(f"{key:15}  {clean(value)}")
     return 0

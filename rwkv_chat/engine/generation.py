@@ -10,13 +10,17 @@ from rwkv_chat.chat.tree import Finish
 from rwkv_chat.engine.backend import Decoder, DecoderConfig
 from rwkv_chat.engine.model import Decoding, Model, State
 from rwkv_chat.engine.pathkey import path_keys
-from rwkv_chat.errors import UsageError
+from rwkv_chat.errors import NonFiniteError, UsageError
 
 __all__ = ["Generation", "Kept"]
 
 _FRAME_SECONDS = 1 / 30
 _PREFILL_SECONDS = 0.1
-_FIRST_CHUNK = 32
+_FIRST_CHUNK = 16
+_NON_FINITE = (
+    "The model produced numbers that are not finite, so the answer ends here. "
+    "Regenerate it, or choose another model."
+)
 _ENDS = {"stop": Finish.STOP, "end": Finish.END, "cancelled": Finish.CANCELLED}
 
 
@@ -30,12 +34,17 @@ class Kept:
 
 
 class Generation:
-    """Runs one request; `cancel` may come from any thread at any time."""
+    """Runs one request; `cancel` may come from any thread at any time.
+
+    `kept` are the states worth keeping: at the end of the question and of the turn before
+    it, and at the end of the answer.
+    """
 
     def __init__(self, model: Model, request: Request, listener: Listener) -> None:
         self.model = model
         self.request = request
         self.listener = listener
+        self.kept: list[Kept] = []
         self._lock = threading.Lock()
         self._cancelled = False
         self._decoder: Decoder | None = None
@@ -54,36 +63,31 @@ class Generation:
             if self._decoder is not None:
                 self._decoder.cancel()
 
-    def run(self, start: int, state: State | None) -> tuple[list[Kept], Finish | None]:
+    def run(self, start: int, state: State | None) -> Finish:
         """Generate, `state` being the one after the first `start` parts of the path.
-
-        Returns:
-            The states worth keeping: at the end of the question, and at the end of the answer.
-            And how the answer ended, None when the logits were not finite.
 
         Raises:
             UsageError: the path is empty, or holds an id outside the vocabulary.
+            NonFiniteError: the model produced NaN or infinity; `kept` holds what was good.
         """
         parts = self.request.path
-        kept: list[Kept] = []
         keys = path_keys(self.model.fingerprint, parts)
         total = sum(len(part) for part in parts[start:])
         done = 0
         for index in range(start, len(parts)):
             for chunk in self._chunks(parts[index]):
                 state = self.model.read(chunk, state)
+                if not state.is_finite:
+                    raise NonFiniteError(_NON_FINITE)
                 done += len(chunk)
                 self.listener.prefilled(done, total)
                 if self._cancelled:
-                    return kept, Finish.CANCELLED
-            if index == len(parts) - 2 and state is not None:
-                kept.append(Kept(keys[index], state))
+                    return Finish.CANCELLED
+            if len(parts) - 3 <= index < len(parts) - 1 and state is not None:
+                self.kept.append(Kept(keys[index], state))
         if state is None:
             raise UsageError("There is nothing to continue: the text is empty.")
-        last, finish = self._decode(state)
-        if last is not None:
-            kept.append(last)
-        return kept, finish
+        return self._decode(state)
 
     def _chunks(self, ids: Sequence[int]) -> Iterator[Sequence[int]]:
         """Pieces of `ids` of about a tenth of a second each, so that a cancel is soon seen."""
@@ -92,10 +96,13 @@ class Generation:
             begun = time.monotonic()
             yield ids[at : at + size]
             at += size
-            if time.monotonic() - begun < _PREFILL_SECONDS / 2:
+            seconds = time.monotonic() - begun
+            if seconds < _PREFILL_SECONDS / 2:
                 size *= 2
+            elif seconds > _PREFILL_SECONDS * 2:
+                size = max(1, size // 2)
 
-    def _decode(self, state: State) -> tuple[Kept | None, Finish | None]:
+    def _decode(self, state: State) -> Finish:
         request, model = self.request, self.model
         last = request.path[-1]
         config = DecoderConfig(
@@ -122,9 +129,9 @@ class Generation:
             if new:
                 self.listener.grew(new, self.tokens_per_s)
         if reason == "non_finite":
-            return None, None
+            raise NonFiniteError(_NON_FINITE)
         after = model.state(decoder.state, decoder.logits, state.tokens + len(ids))
         generated = [*config.generated, *ids]
         key = path_keys(model.fingerprint, [*request.path, ids])[-1]
-        kept = Kept(key, after, Decoding.of(generated, config))
-        return kept, _ENDS.get(reason, Finish.LENGTH)
+        self.kept.append(Kept(key, after, Decoding.of(generated, config)))
+        return _ENDS.get(reason, Finish.LENGTH)

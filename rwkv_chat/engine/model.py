@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from rwkv_chat.checkpoints import statefile
 from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
 from rwkv_chat.engine.backend import Backend, DecoderConfig
@@ -58,6 +60,11 @@ class State:
     def nbytes(self) -> int:
         """Size in memory, in bytes."""
         return self.data.nbytes + self.logits.nbytes
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether its logits are numbers; NaN in the state reaches them with the next id."""
+        return bool(np.isfinite(self.logits).all())
 
     def saved(self, decoding: Decoding | None = None) -> SavedState:
         """The content of a state file; `decoding` describes the answer that it ends with."""
@@ -146,7 +153,7 @@ class Model:
         logits, data = self.backend.forward_batch(ids, [self._data(s) for s in states])
         tokens = [1 + (s.tokens if s is not None else 0) for s in states]
         rows = zip(data, logits, tokens, strict=True)
-        return logits, [self.state(d, row, n) for d, row, n in rows]
+        return logits, [self.state(d, row.copy(), n) for d, row, n in rows]
 
     def read(self, ids: Sequence[int], state: State | None) -> State:
         """The state after feeding `ids`; see `forward`."""

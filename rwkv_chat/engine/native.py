@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from rwkv_chat import _native
 from rwkv_chat.engine.backend import Decoder, DecoderConfig
+from rwkv_chat.engine.ids import check_ids
 from rwkv_chat.errors import EngineError, UsageError
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32, StateLayout
@@ -23,8 +24,12 @@ def read_bandwidth(threads: int) -> float:
     """How fast `threads` threads of this machine read memory, in bytes per second.
 
     Takes about a tenth of a second and 256 MiB.
+
+    Raises:
+        EngineError: `threads` is out of range, or RWKV_CHAT_ISA names no kernels of this CPU.
     """
-    return _native.read_bandwidth(threads)
+    with _refusals(EngineError):
+        return _native.read_bandwidth(threads)
 
 
 @contextmanager
@@ -124,17 +129,19 @@ class NativeBackend:
 
     def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]:
         """Feed `ids` after `state`; see `engine.backend.Backend.forward`."""
+        checked = check_ids(ids, self._spec.vocab_size)
         with _refusals(UsageError):
-            result = self._model.forward(ids, state)
-        self._n_tokens += len(ids)
+            result = self._model.forward(checked, state)
+        self._n_tokens += len(checked)
         return result
 
     def forward_batch(
         self, ids: Sequence[int], states: Sequence[F32 | None]
     ) -> tuple[F32, list[F32]]:
         """Feed one id to each of B states; see `engine.backend.Backend.forward_batch`."""
-        if len(ids) != len(states):
-            raise UsageError(f"{len(ids)} token ids do not match {len(states)} states.")
+        checked = check_ids(ids, self._spec.vocab_size)
+        if len(checked) != len(states):
+            raise UsageError(f"{len(checked)} token ids do not match {len(states)} states.")
         batch = np.zeros((len(states), self._layout.size), dtype=np.float32)
         for row, state in zip(batch, states, strict=True):
             if state is None:
@@ -146,8 +153,8 @@ class NativeBackend:
                 )
             row[:] = state
         with _refusals(UsageError):
-            logits, new = self._model.forward_batch(ids, batch)
-        self._n_tokens += len(ids)
+            logits, new = self._model.forward_batch(checked, batch)
+        self._n_tokens += len(checked)
         return logits, [row.copy() for row in new]
 
     def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> Decoder:
@@ -168,8 +175,8 @@ class NativeBackend:
                 decay=sampling.decay,
                 seed=config.seed,
                 stops=config.stops,
-                exempt=config.exempt,
-                generated=config.generated,
+                exempt=check_ids(config.exempt, self._spec.vocab_size),
+                generated=check_ids(config.generated, self._spec.vocab_size),
             )
 
     def _vocabulary_of(self, token_bytes: Sequence[bytes]) -> _native.Vocabulary:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from rwkv_chat.engine.backend import DecoderConfig
+from rwkv_chat.engine.ids import check_ids
 from rwkv_chat.engine.sampling import Penalties, sample
 from rwkv_chat.errors import UsageError
 from rwkv_chat.models.base import Reference
@@ -62,14 +63,11 @@ class ReferenceBackend:
 
     def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]:
         """Feed `ids` after `state`; see Backend."""
-        if not ids:
+        checked = check_ids(ids, self.spec.vocab_size)
+        if not checked:
             raise UsageError("There are no token ids to feed.")
-        size = self.spec.vocab_size
-        for token in ids:
-            if not 0 <= token < size:
-                raise UsageError(f"The token id {token} is outside the vocabulary of {size} ids.")
         current = self._unpack(state)
-        for token in ids:
+        for token in checked:
             logits, current = self._model.forward([token], current)
         return logits[-1].numpy().copy(), current.numpy().flatten()
 
@@ -77,11 +75,12 @@ class ReferenceBackend:
         self, ids: Sequence[int], states: Sequence[F32 | None]
     ) -> tuple[F32, list[F32]]:
         """Feed one id to each state; see Backend."""
-        if len(ids) != len(states):
-            raise UsageError(f"There are {len(ids)} token ids for {len(states)} states.")
-        if not ids:
+        checked = check_ids(ids, self.spec.vocab_size)
+        if len(checked) != len(states):
+            raise UsageError(f"There are {len(checked)} token ids for {len(states)} states.")
+        if not checked:
             raise UsageError("There are no token ids to feed.")
-        results = [self.forward([i], state) for i, state in zip(ids, states, strict=True)]
+        results = [self.forward([i], state) for i, state in zip(checked, states, strict=True)]
         return np.stack([logits for logits, _ in results]), [new for _, new in results]
 
     def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> "ReferenceDecoder":
@@ -146,15 +145,22 @@ class ReferenceDecoder:
             token = self._next()
             if token == 0:
                 return ids, "end"
+            known = len(self._text)
             self._feed(token)
             ids.append(token)
             if not self._is_finite():
                 return ids, "non_finite"
-            if self._text.endswith(self._config.stops):
+            if self._has_stop(known):
                 return ids, "stop"
             if time.monotonic() >= deadline:
                 break
         return ids, "cancelled" if self._cancelled.is_set() else "running"
+
+    def _has_stop(self, known: int) -> bool:
+        """Whether a stop string ends behind the first `known` bytes."""
+        return any(
+            self._text.find(stop, max(0, known - len(stop) + 1)) >= 0 for stop in self._config.stops
+        )
 
     def _is_finite(self) -> bool:
         return bool(np.isfinite(self._logits).all())

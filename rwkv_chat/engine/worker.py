@@ -9,12 +9,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rwkv_chat.chat.ports import Listener, ModelChoice, Progress, Request
 from rwkv_chat.engine.live import LiveStates
 from rwkv_chat.engine.pathkey import path_keys
-from rwkv_chat.errors import EngineError, RwkvChatError
+from rwkv_chat.errors import EngineError, RwkvChatError, StoreError
 
 if TYPE_CHECKING:  # the window must not wait for numpy
     from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
@@ -52,6 +53,7 @@ class Worker:
         self._live = LiveStates()
         self._jobs: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self._running: set[Generation] = set()
+        self._closed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -75,20 +77,22 @@ class Worker:
         self._model = model
         return model
 
-    def generate(self, request: Request, listener: Listener) -> Generation:
-        """Queue a request; `listener` is told on the engine's thread.
+    def generate(self, model: Any, request: Request, listener: Listener) -> Generation:
+        """Queue a request whose ids are those of `model`, one that `open` returned.
+
+        `listener` is told on the engine's thread.
 
         Raises:
-            EngineError: no model is loaded.
+            EngineError: the worker is closed.
         """
-        if self._model is None:
-            raise EngineError("No model is loaded yet.")
         from rwkv_chat.engine.generation import Generation
 
-        job = Generation(self._model, request, listener)
+        job = Generation(model, request, listener)
         with self._lock:
+            if self._closed:
+                raise EngineError("The application is closing; the message is kept.")
             self._running.add(job)
-        self._jobs.put(job)
+            self._jobs.put(job)
         return job
 
     def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
@@ -102,61 +106,51 @@ class Worker:
     def close(self) -> None:
         """Cancel what runs, finish what must be written, end the thread."""
         with self._lock:
+            self._closed = True
             jobs = list(self._running)
+            self._jobs.put(None)
         for job in jobs:
             job.cancel()
-        self._jobs.put(None)
         self._thread.join()
 
     def _loop(self) -> None:
         while (job := self._jobs.get()) is not None:
-            try:
+            # Whatever happens to one answer, the thread must be there for the next one.
+            with suppress(Exception):
                 self._run(job)
-            finally:
-                with self._lock:
-                    self._running.discard(job)
+            with suppress(Exception):
+                self._keep(job.kept)
+            with self._lock:
+                self._running.discard(job)
 
     def _run(self, job: Generation) -> None:
-        keys = path_keys(job.model.fingerprint, job.request.path)
         try:
-            start, state = self._find(job.model, keys)
-            kept, finish = job.run(start, state)
+            keys = path_keys(job.model.fingerprint, job.request.path)
+            finish = job.run(*self._find(job.model, keys))
         except RwkvChatError as error:
             job.listener.failed(str(error))
-            return
         except MemoryError:
             job.listener.failed("There is not enough memory to go on; close other programs.")
-            return
         except Exception as error:
             job.listener.failed(f"The engine failed unexpectedly: {error!r}. Send again to retry.")
-            return
-        for each in kept:
-            self._live.put(each.key, each.state)
-        if finish is None:
-            job.listener.failed(
-                "The model produced numbers that are not finite, so the answer ends here. "
-                "Regenerate it, or choose another model."
-            )
         else:
             job.listener.finished(finish, job.tokens_per_s)
-        self._keep(kept)
 
     def _find(self, model: Model, keys: Sequence[str]) -> tuple[int, State | None]:
         """How many parts of the path are already read, and the state after them."""
         for index in range(len(keys) - 1, -1, -1):
             state = self._live.get(keys[index])
             if state is None and self._keeper is not None:
-                saved = self._keeper.get(keys[index], model.owner)
-                state = model.restore(saved) if saved is not None else None
+                with suppress(StoreError):  # what cannot be looked up is read again
+                    saved = self._keeper.get(keys[index], model.owner)
+                    state = model.restore(saved) if saved is not None else None
             if state is not None:
                 return index + 1, state
         return 0, None
 
     def _keep(self, kept: Sequence[Kept]) -> None:
-        if self._keeper is None:
-            return
         for each in kept:
-            try:
+            self._live.put(each.key, each.state)
+        if self._keeper is not None:
+            for each in kept:
                 self._keeper.put(each.key, each.state.saved(each.decoding))
-            except RwkvChatError:
-                return  # the next visit reads the ids again

@@ -28,6 +28,7 @@ from rwkv_chat.text.display import scrub
 
 __all__ = ["Conversations"]
 
+_CHANGED = "Another window has changed this conversation in the meantime. Reload it and try again."
 _SUMMARIES = """
     SELECT id, title, created, updated,
            (SELECT count(*) FROM turn WHERE turn.conversation = conversation.id)
@@ -43,6 +44,7 @@ class Conversations:
     ) -> None:
         self._database = database
         self._clock = clock
+        self._erasable: set[str] = set()
         self.snapshots = snapshots
 
     @classmethod
@@ -71,11 +73,14 @@ class Conversations:
         database = Database(folder, note)
         try:
             snapshots = Snapshots(folder / "snapshots", database, budget_bytes)
+            store = cls(database, snapshots, clock)
+            if database.alone:  # the windows that could bring these back are gone
+                store._erasable.update(summary.id for summary in store.deleted())
             database.share()
         except BaseException:
             database.close()
             raise
-        return cls(database, snapshots, clock)
+        return store
 
     def close(self) -> None:
         """Close the store; everything is on disk already."""
@@ -102,19 +107,17 @@ class Conversations:
 
     def create(self, title: str, settings: Mapping[str, object]) -> Conversation:
         """A new empty conversation."""
-        now = self._clock()
-        new = Conversation(new_id(), scrub(title), now, now, None, {}, dict(settings))
-        packed = pack_settings(settings)
+        new = self._database.write(lambda sql: self._create(sql, title, settings))
+        return self.load(new)
 
-        def work(sql: sqlite3.Connection) -> None:
-            sql.execute(
-                "INSERT INTO conversation (id, title, created, updated, changed, settings) "
-                "VALUES (?, ?, ?, ?, 0, ?)",
-                (new.id, new.title, now, now, packed),
-            )
-            self._touch(sql, new.id)
-
-        self._database.write(work)
+    def _create(self, sql: sqlite3.Connection, title: str, settings: Mapping[str, object]) -> str:
+        new, now = new_id(), self._clock()
+        sql.execute(
+            "INSERT INTO conversation (id, title, created, updated, changed, settings) "
+            "VALUES (?, ?, ?, ?, 0, ?)",
+            (new, scrub(title), now, now, pack_settings(settings)),
+        )
+        self._touch(sql, new)
         return new
 
     def load(self, conversation: str) -> Conversation:
@@ -149,28 +152,35 @@ class Conversations:
     def delete(self, conversation: str) -> None:
         """Hide it; `restore` brings it back until `purge`."""
         self._set(conversation, "deleted = ?", self._clock())
+        self._erasable.add(conversation)
 
     def restore(self, conversation: str) -> None:
         """Bring a deleted conversation back."""
         self._set(conversation, "deleted = ?", None, present=False)
+        self._erasable.discard(conversation)
 
     def purge(self) -> None:
-        """Erase everything deleted: rows, the bytes they leave, states, and copies of older stores.
+        """Erase what was deleted: rows, the bytes they leave, states, and copies of older stores.
 
+        That is what was deleted through this object, and what was found deleted when it opened a
+        store that no other window had open. The rest belongs to a window that may bring it back.
         States that a remaining conversation can reach stay. The rows go last, so that a purge which
         is cut off is done again.
         """
-        gone = [(summary.id,) for summary in self.deleted()]
+        gone = self._erasable & {summary.id for summary in self.deleted()}
         owed = self._database.folder / "erasing"
         if not gone and not owed.exists():
             return
-        self.snapshots.keep_only(self._reachable(self.snapshots.models()))
+        self.snapshots.keep_only(self._reachable(self.snapshots.models(), gone))
         for backup in self._database.backups():
             with suppress(OSError):
                 backup.unlink()
 
         def work(sql: sqlite3.Connection) -> None:
-            sql.executemany("DELETE FROM conversation WHERE id = ? AND deleted IS NOT NULL", gone)
+            sql.executemany(
+                "DELETE FROM conversation WHERE id = ? AND deleted IS NOT NULL",
+                [(conversation,) for conversation in gone],
+            )
 
         with suppress(StoreError):  # without room for a file, erasing still makes some
             create_private(owed)
@@ -195,38 +205,65 @@ class Conversations:
 
         def work(sql: sqlite3.Connection) -> Turn:
             _require(sql, turn.conversation)
-            if turn.parent is not None and not _holds(sql, turn.conversation, turn.parent):
-                raise NotFoundError(
-                    f"Turn {turn.parent}, which this one should follow, is not in its conversation."
-                )
-            (following,) = sql.execute(
-                "SELECT coalesce(max(seq), 0) + 1 FROM turn WHERE conversation = ?",
-                (turn.conversation,),
-            ).fetchone()
-            if turn.seq not in (0, following):
-                raise ConflictError(
-                    "Another window has changed this conversation in the meantime. "
-                    "Reload it and try again."
-                )
-            new = replace(turn, id=turn.id or new_id(), seq=following, created=self._clock())
-            if sql.execute("SELECT 1 FROM turn WHERE id = ?", (new.id,)).fetchone():
-                raise ConflictError(f"There is already a turn {new.id}. Reload the conversation.")
-            values = turn_values(new)
-            places = ", ".join("?" * len(values))
-            sql.execute(f"INSERT INTO turn ({TURN_COLUMNS}) VALUES ({places})", values)  # noqa: S608
+            new = self._insert(sql, turn)
             if head:
                 sql.execute(
                     "UPDATE conversation SET head = ? WHERE id = ?", (new.id, new.conversation)
                 )
             self._touch(sql, new.conversation)
-            return replace(new, text=scrub(new.text), ids=tuple(new.ids))
+            return new
 
         return self._database.write(work)
+
+    def fork(self, source: str, turn: str, title: str) -> str:
+        """A new conversation with the settings of `source` and copies of its path to `turn`.
+
+        Labels stay with the originals. Returns the id of the new conversation.
+
+        Raises:
+            NotFoundError: there is no such conversation, or no such turn in it.
+        """
+        original = self.load(source)
+        path = original.path(turn)
+
+        def work(sql: sqlite3.Connection) -> str:
+            new = self._create(sql, title, original.settings)
+            parent: str | None = None
+            for step in path:
+                copy = replace(step, id="", conversation=new, parent=parent, seq=0, label="")
+                parent = self._insert(sql, copy).id
+            sql.execute("UPDATE conversation SET head = ? WHERE id = ?", (parent, new))
+            return new
+
+        return self._database.write(work)
+
+    def _insert(self, sql: sqlite3.Connection, turn: Turn) -> Turn:
+        if turn.parent is not None and not _holds(sql, turn.conversation, turn.parent):
+            raise NotFoundError(
+                f"Turn {turn.parent}, which this one should follow, is not in its conversation."
+            )
+        (following,) = sql.execute(
+            "SELECT coalesce(max(seq), 0) + 1 FROM turn WHERE conversation = ?",
+            (turn.conversation,),
+        ).fetchone()
+        if turn.seq not in (0, following):
+            raise ConflictError(_CHANGED)
+        new = replace(turn, id=turn.id or new_id(), seq=following, created=self._clock())
+        if sql.execute("SELECT 1 FROM turn WHERE id = ?", (new.id,)).fetchone():
+            raise ConflictError(f"There is already a turn {new.id}. Reload the conversation.")
+        values = turn_values(new)
+        places = ", ".join("?" * len(values))
+        sql.execute(f"INSERT INTO turn ({TURN_COLUMNS}) VALUES ({places})", values)  # noqa: S608
+        return replace(new, text=scrub(new.text), ids=tuple(new.ids))
 
     def update(self, turn: Turn) -> None:
         """Replace text, ids, prefix, tokenizer, finish, seed, model and tokens_per_s of a turn.
 
+        An answer only grows: one that came to its own end stays, and so do ids in the same
+        vocabulary of which `turn.ids` is not a continuation.
+
         Raises:
+            ConflictError: another window has written more of the same answer.
             NotFoundError: there is no turn with this id.
         """
         row = dict(zip(TURN_COLUMNS.split(", "), turn_values(turn), strict=True))
@@ -235,10 +272,14 @@ class Conversations:
             changed = sql.execute(
                 "UPDATE turn SET text = :text, ids = :ids, prefix = :prefix, "
                 "tokenizer = :tokenizer, finish = :finish, seed = :seed, model = :model, "
-                "tokens_per_s = :tokens_per_s WHERE id = :id",
+                "tokens_per_s = :tokens_per_s WHERE id = :id AND (role <> 'assistant' OR "
+                "length(ids) = 0 OR finish NOT IN ('stop', 'end') AND (tokenizer <> :tokenizer OR "
+                "substr(:ids, 1, length(ids)) = ids))",
                 row,
             ).rowcount
             if not changed:
+                if sql.execute("SELECT 1 FROM turn WHERE id = ?", (turn.id,)).fetchone():
+                    raise ConflictError(_CHANGED)
                 raise _no_turn(turn.id)
             self._touch(sql, turn.conversation)
 
@@ -326,9 +367,10 @@ class Conversations:
             (self._clock(), conversation),
         )
 
-    def _reachable(self, models: list[str]) -> set[str]:
+    def _reachable(self, models: list[str], gone: set[str]) -> set[str]:
         """The keys of all states at the end of a turn, or of its template prefix, for `models`.
 
+        The conversations that are `gone` reach none.
         They are those of `engine.pathkey.path_keys`, with the work for common beginnings done once.
         """
 
@@ -336,10 +378,11 @@ class Conversations:
             digests: dict[str, list[hashlib._Hash]] = {}
             roots = [hashlib.sha256(model.encode()) for model in models]
             keys: set[str] = set()
-            for turn, parent, ids, prefix in sql.execute(
-                "SELECT id, parent, ids, prefix FROM turn WHERE conversation IN "
-                "(SELECT id FROM conversation WHERE deleted IS NULL) ORDER BY conversation, seq"
+            for turn, conversation, parent, ids, prefix in sql.execute(
+                "SELECT id, conversation, parent, ids, prefix FROM turn ORDER BY conversation, seq"
             ):
+                if conversation in gone:
+                    continue
                 mine = [digest.copy() for digest in (digests[parent] if parent else roots)]
                 for start, end in ((0, prefix * 4), (prefix * 4, len(ids))):
                     for digest in mine:

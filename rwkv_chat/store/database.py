@@ -1,5 +1,6 @@
 """The SQLite file: how it is opened, checked, migrated, and written when the disk is full."""
 
+import secrets
 import shutil
 import sqlite3
 import threading
@@ -22,6 +23,7 @@ Note = Callable[[str], None]
 """Takes a sentence that the person should read."""
 
 _NAME = "conversations.db"
+_MARKERS = "in-use*"
 _WEEK = 7 * 24 * 3600.0
 _FULL_BELOW = 1 << 20
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -46,7 +48,7 @@ class Database:
         self.path = folder / _NAME
         self.note = note
         self._mutex = threading.RLock()
-        self._marker = folder / "in-use"
+        self._marker = folder / f"in-use-{secrets.token_hex(8)}"
         self._checked = folder / "checked"
         self._ballast = Ballast(folder / "ballast")
         self._sql: sqlite3.Connection | None = None
@@ -119,7 +121,7 @@ class Database:
                 return
             self._sql.close()
             self._sql = None
-            if self._sound and self._lock.try_alone():
+            if self._sound:
                 self._marker.unlink(missing_ok=True)
             self._release()
 
@@ -165,6 +167,8 @@ class Database:
                 with suppress(OSError, StoreError):  # a full disk must not keep the store closed
                     create_private(self._checked)
                     self._checked.touch()
+                    for left in self.folder.glob(_MARKERS):
+                        left.unlink()
             migrate(sql, self.path, alone=self.alone)
         except BaseException as error:
             if sql is not None:
@@ -175,8 +179,8 @@ class Database:
         return sql
 
     def _is_due(self) -> bool:
-        """Whether to look for damage: after a crash, and once a week."""
-        if self._marker.exists() or not self._checked.exists():
+        """Whether to look for damage: after the crash of any window, and once a week."""
+        if any(self.folder.glob(_MARKERS)) or not self._checked.exists():
             return True
         return not 0 <= time.time() - self._checked.stat().st_mtime < _WEEK
 

@@ -50,13 +50,13 @@ PROMPTS = (
 """19 chats, of which one has two turns: the 20 prompts."""
 
 UNSEEN = (
-    ("hello friend", "i am from canada and it is cold here", "do you like snow?", "ok, good night"),
-    ("My name is Viktor.", "I have a parrot.", "It can speak.", "What is my name?"),
-    ("What should I do with my old shoes?", "They smell.", "Can I wash them?", "thanks"),
-    ("Do you know anything about trains?", "I take one every day.", "It is often late.", "Why?"),
-    ("I am learning the violin.", "It sounds terrible.", "My neighbours hate me.", "lol"),
+    ("I painted my door yellow.", "My neighbour laughed at it.", "Should I paint it again?"),
+    ("can u help me pick a present for my uncle", "he likes fishing and old maps", "ok thx"),
+    ("Why do cats purr?", "And do lions purr too?", "You are not very sure."),
+    ("I had a strange day at work.", "My computer quacked like a duck.", "What would you do?"),
+    ("My name is Ottokar.", "I keep three chickens.", "What is my name?"),
 )
-"""Chats whose turns no template holds."""
+"""Chats written without a look at the training text."""
 
 _STOP = b"\n\n"
 _MAX_TOKENS = 80
@@ -131,14 +131,14 @@ def bits_per_byte(model: Trainee, held_out: Source, n_bytes: int, limit: int = 3
 def _transcripts(speaker: Speaker) -> tuple[str, dict[str, float]]:
     lines: list[str] = []
     answers: list[Answer] = []
-    for title, chats in (("The 20 prompts", PROMPTS), ("Turns it has not seen", UNSEEN)):
+    for title, chats in (("The 20 prompts", PROMPTS), ("Turns from outside its text", UNSEEN)):
         lines.append(f"\n### {title}\n")
         for turns in chats:
             for seed in (1, 2, 3):
                 given = list(speaker.chat(turns, seed))
                 answers += given
                 for turn, answer in zip(turns, given, strict=True):
-                    lines.append(f"- **{turn}** {answer.text!s}")
+                    lines.append(f"- **{turn}** {answer.text}")
     total = len(answers)
     rates = {
         "answers": total,

@@ -59,6 +59,8 @@ class ChatApp(TurnActions, ConversationActions):
         theme: The name of a theme; by default, or if unknown, one that fits the terminal.
         fresh: Begin with a new conversation instead of the last one.
         on_painted: Called once when the window is there: the place for slow beginnings.
+        remember: Told by keyword what was chosen for the next start too: `theme`, `model`, and the
+            choices of new conversations by their names in `Options`.
     """
 
     TITLE = "rwkv-chat"
@@ -74,8 +76,9 @@ class ChatApp(TurnActions, ConversationActions):
         theme: str | None = None,
         fresh: bool = False,
         on_painted: Callable[[], object] | None = None,
+        remember: Callable[..., None] | None = None,
     ) -> None:
-        super().__init__(session, keymap)
+        super().__init__(session, keymap, remember)
         self.progress = Progress()
         self._fresh = fresh
         self._on_painted = on_painted
@@ -92,7 +95,8 @@ class ChatApp(TurnActions, ConversationActions):
         know_alt_enter()
         for known in (themes.DARK, themes.LIGHT):
             self.register_theme(known)
-        self.theme = theme if theme in self.available_themes else themes.fitting()
+        self._worn = theme if theme in self.available_themes else themes.fitting()
+        self.theme = self._worn
 
     def compose(self) -> ComposeResult:
         """The layout."""
@@ -103,6 +107,12 @@ class ChatApp(TurnActions, ConversationActions):
                 yield Transcript(self.key_of("answer.continue"))
                 yield Composer()
         yield StatusLine()
+
+    def watch_theme(self, theme: str) -> None:
+        """What was chosen is worn at the next start too."""
+        if theme != self._worn:
+            self._worn = theme
+            self.remember(theme=theme)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters, and the wall against control codes."""
@@ -259,7 +269,11 @@ class ChatApp(TurnActions, ConversationActions):
                     relist = True
                     reload = reload or conversation == self.current
                     self.tell(f"The answer ended early: {reason}", "error")
+                case events.ModelReady() if self.opening is not None:
+                    self.remember(model=self.opening)
+                    self.opening = None
                 case events.ModelFailed(name, reason):
+                    self.opening = None
                     self.tell(f"{name} could not be opened. {reason}", "error")
                 case events.Notice(text):
                     self.tell(text, "warning")

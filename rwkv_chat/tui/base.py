@@ -25,14 +25,21 @@ _T = TypeVar("_T")
 class BaseApp(App[None]):
     """State and small helpers; the actions are in the classes built on it."""
 
-    def __init__(self, session: "Session", keymap: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        session: "Session",
+        keymap: Mapping[str, str] | None = None,
+        remember: Callable[..., None] | None = None,
+    ) -> None:
         super().__init__()
         self.session = session
+        self._remember = remember
         self.keymap = dict(keymap or {})
         self.conversation: Conversation | None = None
         self.editing: str | None = None
         self.drafts: dict[str, str] = {}
         self.deleted: list[str] = []
+        self.opening: str | None = None
 
     # -- the widgets ---------------------------------------------------------------------------
 
@@ -92,6 +99,12 @@ class BaseApp(App[None]):
         except OSError as error:
             self.tell(f"The system refused: {error.strerror or error}.", "error")
         return False, None
+
+    def remember(self, **choices: object) -> None:
+        """Keep choices for the next start, where the application was given a way to."""
+        remember = self._remember
+        if remember is not None:
+            self.attempt(lambda: remember(**choices))
 
     def key_of(self, action_id: str) -> str:
         """The key of an action as people read it, with the person's own keys."""

@@ -88,7 +88,9 @@ class ConversationActions(BaseApp):
                 for name in names
                 if getattr(chosen, name) != getattr(options, name)
             }
-            self.attempt(lambda: self.session.configure(conversation, **changed))
+            worked, _ = self.attempt(lambda: self.session.configure(conversation, **changed))
+            if worked and conversation is None:
+                self.remember(**changed)
 
         whose = "this conversation" if conversation is not None else "new conversations"
         self.push_screen(SettingsScreen(options, whose), done)
@@ -102,7 +104,7 @@ class ConversationActions(BaseApp):
             return
 
         def done(name: str | None) -> None:
-            if name is not None:
-                self.attempt(lambda: self.session.open_model(name))
+            if name is not None and self.attempt(lambda: self.session.open_model(name))[0]:
+                self.opening = name
 
         self.push_screen(ModelsScreen(models, self.session.model_name), done)

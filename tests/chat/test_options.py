@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.templates import Think, names
 from rwkv_chat.errors import UsageError
 
 json_values = st.recursive(
@@ -29,7 +30,9 @@ def test_json_gives_the_same_value_back() -> None:
     )
 )
 def test_whatever_is_stored_gives_usable_choices(data: dict[str, object]) -> None:
-    assert isinstance(Options.from_json(data, Options()), Options)
+    options = Options.from_json(data, Options())
+    assert options.think in list(Think)
+    assert options.template in ["", *names()]
 
 
 def test_a_missing_choice_is_the_default() -> None:

@@ -6,11 +6,12 @@ import pytest
 
 from rwkv_chat.chat import events
 from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.ports import Listener, Request
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.session import Session
 from rwkv_chat.chat.tree import Conversation, Finish, Role
-from rwkv_chat.errors import NotFoundError, UsageError
-from tests.fakes import FakeEngine, FakeModel, MemoryStore
+from rwkv_chat.errors import ConflictError, NotFoundError, StoreFullError, UsageError
+from tests.fakes import FakeEngine, FakeJob, FakeModel, MemoryStore
 
 
 class Bench:
@@ -52,10 +53,10 @@ def test_a_message_is_on_disk_before_the_engine_hears_of_it(bench: Bench) -> Non
     seen: list[list[str]] = []
     generate = bench.engine.generate
 
-    def spy(request: object, listener: object) -> object:
+    def spy(model: object, request: object, listener: object) -> object:
         [summary] = bench.store.conversations()
         seen.append(texts(bench.store.load(summary.id)))
-        return generate(request, listener)  # type: ignore[arg-type]
+        return generate(model, request, listener)  # type: ignore[arg-type]
 
     bench.engine.generate = spy  # type: ignore[method-assign,assignment]
     bench.session.send(None, "Hello")
@@ -131,7 +132,9 @@ def test_a_fixed_seed_gives_the_same_seeds_again() -> None:
         return [job.request.seed for job in bench.engine.jobs]
 
     assert seeds() == seeds()
-    assert len(set(seeds())) == 3
+    first, sibling, later = seeds()
+    assert first == later == 1
+    assert sibling != first
 
 
 def test_editing_makes_a_branch_and_keeps_the_original(bench: Bench) -> None:
@@ -296,3 +299,98 @@ def test_an_unknown_turn_is_named(bench: Bench) -> None:
     conversation = bench.ask("Hi", " Hello.\n\n")
     with pytest.raises(NotFoundError, match="t99"):
         bench.session.regenerate(conversation.id, "t99")
+
+
+def test_an_edited_answer_keeps_the_ids_it_was_fed_with(bench: Bench) -> None:
+    conversation = bench.ask("Name?", " Bob.\n\n")
+    bench.session.edit(conversation.id, conversation.path()[-1].id, "I am Ada.")
+    bench.ask("Again?", " Ada.\n\n", conversation.id)
+    edited = bench.store.load(conversation.id).path()[1]
+    assert bytes(edited.ids) == b"Assistant: I am Ada."
+    assert bench.session.kept(conversation.id) == {
+        turn.id for turn in bench.store.load(conversation.id).path()
+    }
+
+
+def test_an_answer_stopped_before_its_first_word_leaves_no_trace_of_thinking() -> None:
+    bench = Bench(FakeModel(template="g1"), Options(think="on"))
+    conversation = bench.session.send(None, "Hi")
+    assert bench.fed().endswith(b"Assistant: <think")
+    bench.session.stop(conversation.id)
+    assert bench.session.load(conversation.id).path()[-1].text == ""
+    bench.session.send(conversation.id, "More")
+    assert bench.fed() == b"User: Hi\n\nAssistant:\n\nUser: More\n\nAssistant: <think"
+
+
+def test_a_template_changed_midway_leaves_the_label_out_of_the_text(bench: Bench) -> None:
+    conversation = bench.session.send(None, "Count")
+    bench.engine.jobs[-1].say(" one")
+    bench.session.stop(conversation.id)
+    bench.session.configure(conversation.id, template="raw")
+    bench.session.continue_answer(conversation.id)
+    bench.engine.jobs[-1].finish(" two", Finish.LENGTH)
+    assert bench.session.load(conversation.id).path()[-1].text == " one two"
+
+
+def test_a_model_for_raw_text_gets_no_system_prompt() -> None:
+    bench = Bench(FakeModel(template="raw"), Options(system="Be brief."))
+    bench.session.send(None, "Hi")
+    assert bench.fed() == b"Hi"
+
+
+def test_another_window_is_noticed_before_anything_is_built_on_its_turns(bench: Bench) -> None:
+    conversation = bench.ask("One", " 1.\n\n")
+    other = Session(bench.store, FakeEngine(FakeModel()))
+    other.load(conversation.id)
+    other.send(conversation.id, "From the other window")
+    with pytest.raises(ConflictError):
+        bench.session.send(conversation.id, "Two")
+    assert bench.events[-1] == events.ConversationChanged(conversation.id)
+    bench.session.load(conversation.id)
+    assert bench.session.send(conversation.id, "Two").path()[-2].text == "Two"
+
+
+def test_a_full_disk_keeps_the_answer_on_screen_and_saves_it_later(bench: Bench) -> None:
+    conversation = bench.session.send(None, "Hi")
+    bench.engine.jobs[-1].say(" Hel")
+    bench.store.failing = True
+    bench.engine.jobs[-1].finish("lo.\n\n")
+    assert texts(bench.session.load(conversation.id)) == ["Hi", "Hello."]
+    assert texts(bench.store.load(conversation.id)) == ["Hi", ""]
+    with pytest.raises(StoreFullError):
+        bench.session.send(conversation.id, "More")
+    bench.store.failing = False
+    bench.session.send(conversation.id, "More")
+    assert texts(bench.store.load(conversation.id)) == ["Hi", "Hello.", "More", ""]
+
+
+def test_an_answer_is_made_by_the_model_that_its_ids_are_of() -> None:
+    bench = Bench(FakeModel(name="first"))
+    used: list[str] = []
+    generate = bench.engine.generate
+
+    def spy(model: FakeModel, request: Request, listener: Listener) -> FakeJob:
+        bench.engine.model = FakeModel(name="second")
+        used.append(model.name)
+        return generate(model, request, listener)
+
+    bench.engine.generate = spy  # type: ignore[method-assign]
+    conversation = bench.session.send(None, "Hi")
+    assert used == ["first"]
+    assert bench.session.load(conversation.id).path()[-1].model == "first"
+
+
+def test_without_a_model_the_answer_says_so() -> None:
+    bench = Bench()
+    conversation = bench.session.send(None, "Hi")
+    [failed] = bench.of(events.AnswerFailed)
+    assert "choose one" in failed.reason
+    assert not bench.session.busy(conversation.id)
+
+
+def test_other_choices_for_one_answer_leave_the_conversation_as_it_is(bench: Bench) -> None:
+    conversation = bench.ask("Hi", " Hello.\n\n")
+    bench.session.send(conversation.id, "Go on", options=Options(max_tokens=3, template="raw"))
+    assert bench.engine.jobs[-1].request.max_tokens == 3
+    assert bench.fed().endswith(b"Hello.\n\nGo on")
+    assert bench.session.options(conversation.id) == Options()

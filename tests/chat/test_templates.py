@@ -241,3 +241,9 @@ def test_names_that_do_not_exist_are_refused_with_those_that_do() -> None:
         templates.get("alpaca")
     with pytest.raises(UsageError, match=r"no thinking mode 'hard'.*off, fast, on"):
         Think("hard")
+
+
+def test_a_stop_inside_the_last_token_ends_what_is_shown() -> None:
+    """Tokens such as "\n\n  " go on behind the stop."""
+    assert CHAT.display(b" Yes.\n\n  ", complete=True) == "Yes."
+    assert G1.display(b" Yes.\n\nNo.\n\nUser:**", complete=True) == "Yes.\n\nNo."

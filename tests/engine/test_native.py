@@ -1,5 +1,7 @@
 """The compiled kernels behind the engine's contract."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from rwkv_chat import _native
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.engine.backend import Backend, DecoderConfig
 from rwkv_chat.engine.native import NativeBackend, read_bandwidth
+from rwkv_chat.engine.reference import ReferenceBackend
 from rwkv_chat.errors import EngineError, UsageError
 from rwkv_chat.models.state import StateLayout
 from tests.kernels.oracle import make_spec, make_tensors
@@ -91,6 +94,32 @@ def test_what_it_is_given_wrongly_is_a_usage_error(backend: NativeBackend) -> No
         backend.decoder(state, logits, config(stops=(b"",)))
 
 
+@pytest.mark.parametrize("ids", ["abc", [1.5], 5, None, [[1]], np.array([1.0])])
+def test_ids_that_are_no_whole_numbers(backend: NativeBackend, ids: Any) -> None:
+    logits, state = backend.forward([1], None)
+    for engine in (backend, ReferenceBackend(SPEC, TENSORS)):
+        with pytest.raises(UsageError, match=r"^Token ids must be a sequence of whole numbers"):
+            engine.forward(ids, None)
+        with pytest.raises(UsageError, match=r"^Token ids must be a sequence of whole numbers"):
+            engine.forward_batch(ids, [None])
+        with pytest.raises(UsageError, match=r"Token id \d+ is outside the vocabulary of 61\.$"):
+            engine.forward([2**70], None)
+    with pytest.raises(UsageError, match="whole numbers"):
+        backend.decoder(state, logits, config(generated=ids))
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16, np.uint8])
+def test_ids_may_be_an_array_of_integers(backend: NativeBackend, kind: Any) -> None:
+    for engine in (backend, ReferenceBackend(SPEC, TENSORS)):
+        expected = engine.forward([3, 1, 2], None)
+        ids: Any = np.array([3, 1, 2], dtype=kind)
+        result = engine.forward(ids, None)
+        assert np.array_equal(result[0], expected[0])
+        assert np.array_equal(result[1], expected[1])
+        logits, _ = engine.forward_batch(ids[:1], [None])
+        assert np.array_equal(logits[0], engine.forward([3], None)[0])
+
+
 def test_a_model_that_does_not_fit_is_an_engine_error() -> None:
     with pytest.raises(EngineError, match=r"no tensor ln_out\.bias"):
         NativeBackend(SPEC, {n: t for n, t in TENSORS.items() if n != "ln_out.bias"})
@@ -109,6 +138,12 @@ def test_counters(backend: NativeBackend) -> None:
     value = SPEC.n_layer * SPEC.n_ffn * SPEC.n_embd * 4
     assert backend.weight_bytes_per_step(0.0) == matrices
     assert backend.weight_bytes_per_step(0.5) == matrices - value // 2
+
+
+def test_bandwidth_of_kernels_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RWKV_CHAT_ISA", "mmx")
+    with pytest.raises(EngineError, match="mmx"):
+        read_bandwidth(1)
 
 
 @pytest.mark.slow

@@ -133,6 +133,21 @@ def test_stops_after_the_stop_string_even_across_a_continuation(backend: Referen
     assert backend.decoder(state, logits, rest).run(30, 60.0) == ([whole[expected - 1]], "stop")
 
 
+def test_a_stop_inside_a_token_ends_the_answer_but_not_one_that_is_old(
+    backend: ReferenceBackend,
+) -> None:
+    seed, whole = long_enough(backend)
+    wide = tuple(text and b"<" + text + b"\n\n  " for text in TOKENS)
+    stops = (b"a long stop that never comes", TOKENS[whole[0]] + b"\n\n")
+    again = next((n for n in range(1, len(whole)) if whole[n] == whole[0]), len(whole) - 1)
+    config: dict[str, Any] = {"seed": seed, "stops": stops, "token_bytes": wide}
+    assert decoder(backend, **config).run(16, 60.0) == (whole[:1], "stop")
+    logits, state = backend.forward([1, 2, 3, *whole[:1]], None)
+    rest = DecoderConfig(PLAIN, generated=tuple(whole[:1]), **config)
+    ids, _ = backend.decoder(state, logits, rest).run(len(whole) - 1, 60.0)
+    assert ids == whole[1 : again + 1]
+
+
 def test_time_and_cancel_end_a_run(backend: ReferenceBackend) -> None:
     seed = next(s for s in range(99) if decoder(backend, seed=s).run(1, 60.0)[1] == "running")
     running = decoder(backend, seed=seed)

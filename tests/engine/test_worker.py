@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +11,12 @@ from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.tree import Finish
 from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
 from rwkv_chat.engine.model import Model
+from rwkv_chat.engine.native import NativeBackend
 from rwkv_chat.engine.pathkey import path_keys
 from rwkv_chat.engine.sampling import Penalties
 from rwkv_chat.engine.worker import Worker
-from rwkv_chat.errors import EngineError
+from rwkv_chat.errors import EngineError, StoreFullError
+from rwkv_chat.models.state import F32
 from tests.tiny import OneModel, Recorder, load
 
 QUESTION = tuple(b"User: Tell me of the sea.\n\n")
@@ -62,7 +63,7 @@ def run(model: Model, wanted: Request, shelf: Shelf | None = None) -> Recorder:
     worker = Worker(OneModel(model), shelf)
     worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
-    worker.generate(wanted, recorder)
+    worker.generate(model, wanted, recorder)
     assert recorder.ended.wait(30)
     worker.close()
     return recorder
@@ -126,7 +127,7 @@ def test_two_conversations_do_not_mix(model: Model) -> None:
     worker.open("tiny", lambda step, fraction: None)
     recorders = [Recorder() for _ in range(6)]
     for index, recorder in enumerate(recorders):
-        worker.generate((request(), other)[index % 2], recorder)
+        worker.generate(model, (request(), other)[index % 2], recorder)
     for index, recorder in enumerate(recorders):
         assert recorder.ended.wait(30)
         assert recorder.ids == alone[index % 2]
@@ -138,7 +139,7 @@ def test_cancelling_keeps_what_there_is(model: Model) -> None:
     worker = Worker(OneModel(model), shelf)
     worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
-    job = worker.generate(request(max_tokens=1_000_000), recorder)
+    job = worker.generate(model, request(max_tokens=1_000_000), recorder)
     assert recorder.began.wait(30)
     job.cancel()
     assert recorder.ended.wait(5)
@@ -152,8 +153,8 @@ def test_a_job_that_waits_can_be_cancelled_too(model: Model) -> None:
     worker = Worker(OneModel(model))
     worker.open("tiny", lambda step, fraction: None)
     first, second = Recorder(), Recorder()
-    running = worker.generate(request(max_tokens=1_000_000), first)
-    waiting = worker.generate(request(), second)
+    running = worker.generate(model, request(max_tokens=1_000_000), first)
+    waiting = worker.generate(model, request(), second)
     assert first.began.wait(30)
     waiting.cancel()
     running.cancel()
@@ -167,7 +168,7 @@ def test_closing_ends_a_running_answer(model: Model) -> None:
     worker = Worker(OneModel(model))
     worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
-    worker.generate(request(max_tokens=1_000_000), recorder)
+    worker.generate(model, request(max_tokens=1_000_000), recorder)
     assert recorder.began.wait(30)
     worker.close()
     assert recorder.finish is Finish.CANCELLED
@@ -180,12 +181,67 @@ def test_a_stop_string_ends_the_answer(model: Model) -> None:
     assert bytes(stopped.ids) == bytes(ids)[: bytes(ids).index(bytes(ids[9:11])) + 2]
 
 
-def test_a_failing_keeper_costs_no_answer(model: Model) -> None:
-    class Full(Shelf):
+@pytest.mark.parametrize("error", [StoreFullError("The disk is full."), RuntimeError("boom")])
+def test_a_failing_keeper_costs_no_answer(model: Model, error: Exception) -> None:
+    class Broken(Shelf):
         def put(self, key: str, saved: SavedState) -> None:
-            raise EngineError("The disk is full.")
+            raise error
 
-    assert run(model, request(), Full()).finish is Finish.LENGTH
+    worker = Worker(OneModel(model), Broken())
+    worker.open("tiny", lambda step, fraction: None)
+    for seed in (1, 2):
+        recorder = Recorder()
+        worker.generate(model, replace(request(), seed=seed), recorder)
+        assert recorder.ended.wait(30)
+        assert recorder.finish is Finish.LENGTH
+    worker.close()
+
+
+def test_a_keeper_that_cannot_be_read_costs_only_time(model: Model) -> None:
+    class Unreadable(Shelf):
+        def get(self, key: str, owner: StateOwner) -> SavedState | None:
+            raise StoreFullError("The disk is full.")
+
+    assert run(model, request(), Unreadable()).ids == run(model, request()).ids
+
+
+def test_nothing_keeps_the_thread_from_the_next_answer(model: Model) -> None:
+    class Rude(Recorder):
+        def finished(self, finish: Finish, tokens_per_s: float) -> None:
+            super().finished(finish, tokens_per_s)
+            raise RuntimeError("the listener broke")
+
+    worker = Worker(OneModel(model))
+    worker.open("tiny", lambda step, fraction: None)
+    for wanted in (replace(request(), path=((-1,), ANSWER)), request()):
+        rude = Rude()
+        worker.generate(model, wanted, rude)
+        assert rude.ended.wait(30)
+    assert rude.finish is Finish.LENGTH
+    worker.close()
+    with pytest.raises(EngineError, match="closing"):
+        worker.generate(model, request(), Recorder())
+
+
+def test_numbers_that_are_not_finite_end_the_answer_and_are_not_kept(model: Model) -> None:
+    """A poisoned state must not be found again: the same question is read anew."""
+
+    class Poisoned(NativeBackend):
+        def __init__(self) -> None:
+            pass
+
+        spec, layout, name = model.spec, model.backend.layout, "poisoned"
+
+        def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]:
+            logits, after = model.backend.forward(ids, state)
+            logits[0] = np.nan
+            return logits, after
+
+    shelf = Shelf()
+    recorder = run(replace(model, backend=Poisoned()), request(), shelf)
+    assert "not finite" in recorder.reason
+    assert shelf.kept == {}
+    assert run(model, request(), shelf).finish is Finish.LENGTH
 
 
 def test_a_failure_is_told_as_a_sentence(model: Model) -> None:
@@ -202,15 +258,8 @@ def test_what_is_kept_is_known(model: Model) -> None:
     worker = Worker(OneModel(model), Shelf())
     worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
-    worker.generate(request(), recorder)
+    worker.generate(model, request(), recorder)
     assert recorder.ended.wait(30)
     assert worker.kept([QUESTION, (*ANSWER, *recorder.ids)]) == [True, True]
     assert worker.kept([QUESTION, ANSWER]) == [True, False]
-    worker.close()
-
-
-def test_a_worker_without_a_model_says_so(tmp_path: Path) -> None:
-    worker = Worker(OneModel(None))  # type: ignore[arg-type]
-    with pytest.raises(EngineError, match="No model"):
-        worker.generate(request(), Recorder())
     worker.close()

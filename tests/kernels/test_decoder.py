@@ -105,15 +105,50 @@ def test_state_and_logits_belong_to_the_ids() -> None:
     assert np.array_equal(answer.logits, logits)
 
 
-def test_it_stops_where_the_bytes_end_with_a_stop_string() -> None:
-    free, _ = decoder().run(40, 60.0)
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 99), known=st.integers(0, 25), start=st.integers(0, 40),
+    size=st.integers(1, 7), others=st.lists(st.binary(min_size=1, max_size=9), max_size=2),
+)  # fmt: skip
+def test_it_stops_at_the_token_that_completes_a_stop_string(
+    seed: int, known: int, start: int, size: int, others: list[bytes]
+) -> None:
+    free, why = decoder(seed=seed, presence=2.0).run(30, 60.0)
     text = VOCABULARY.decode(free)
-    stop = VOCABULARY.decode(free[10:13])
-    ids, why = decoder(stops=[b"never there", stop]).run(40, 60.0)
-    assert why == "stop"
-    first = min(n for n in range(1, 41) if VOCABULARY.decode(free[:n]).endswith(stop))
-    assert ids == free[:first]
-    assert text.startswith(VOCABULARY.decode(ids))
+    # Any bytes of the answer, so that stops begin and end inside tokens too.
+    stops = [stop for stop in (*others, text[start : start + size]) if stop]
+    old, count = len(VOCABULARY.decode(free[:known])), min(known, len(free))
+    expected = free[count:], why
+    for n in range(count + 1, len(free) + 1):
+        grown = VOCABULARY.decode(free[:n])
+        if any(grown.find(stop, max(0, old - len(stop) + 1)) >= 0 for stop in stops):
+            expected = free[count:n], "stop"
+            break
+    logits, state = PROMPT_LOGITS, PROMPT_STATE
+    if count:
+        logits, state = MODEL.forward(free[:count], PROMPT_STATE)
+    answer = decoder(state, logits, seed=seed, presence=2.0, stops=stops, generated=free[:count])
+    assert answer.run(30 - count, 60.0) == expected
+
+
+def test_a_stop_string_inside_a_token_ends_the_answer() -> None:
+    logits = PROMPT_LOGITS.copy()
+    logits[48] = 1000
+    assert TOKENS[48] == b"<3>"
+    for stop in (b"3", b"<", b"<3", b"<3>"):
+        assert decoder(logits=logits, stops=[stop, b"a long one"]).run(9, 60.0) == ([48], "stop")
+
+
+def test_a_stop_string_that_is_already_there_stops_nothing() -> None:
+    free, _ = decoder().run(6, 60.0)
+    logits, state = MODEL.forward([*free, 48], PROMPT_STATE)
+    stops = [b"3", b"3>", b"a long one"]
+    answer = decoder(state, logits, generated=[*free, 48], stops=stops)
+    logits[1] = 1000
+    again = decoder(state, logits, generated=[*free, 48], stops=stops)
+    assert again.run(1, 60.0) == ([1], "running")
+    ids, why = answer.run(20, 60.0)
+    assert why != "stop" or TOKENS[ids[-1]] == b"<3>"
 
 
 def test_a_stop_string_may_begin_before_a_pause() -> None:

@@ -1,10 +1,5 @@
 """What the door of the compiled model refuses, and with which words."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -130,53 +125,3 @@ def test_active_channels_are_counted(model: _native.Model) -> None:
     model.forward(list(range(20)), None)
     share = model.active_channels / (20 * SPEC.n_layer * SPEC.n_ffn)
     assert 0.2 < share < 0.8
-
-
-_ROOT = str(Path(__file__).parents[2])
-
-_FORK = """
-import os, sys
-import numpy as np
-sys.path.insert(0, sys.argv[1])
-from tests.kernels.oracle import make_spec, make_tensors, spec_fields
-from rwkv_chat import _native
-spec = make_spec()
-model = _native.Model(spec_fields(spec), make_tensors(spec, 1), 3, "")
-before, _ = model.forward([1, 2, 3], None)
-child = os.fork()
-if child == 0:
-    after, _ = model.forward([1, 2, 3], None)
-    same = np.array_equal(before, after)
-    del model
-    sys.exit(0 if same else 1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_child_computes_the_same() -> None:
-    done = subprocess.run([sys.executable, "-c", _FORK, _ROOT], timeout=60, check=False)
-    assert done.returncode == 0
-
-
-_EXIT = """
-import sys, threading, time
-sys.path.insert(0, sys.argv[1])
-from tests.kernels.oracle import make_spec, make_tensors, spec_fields
-from rwkv_chat import _native
-spec = make_spec()
-model = _native.Model(spec_fields(spec), make_tensors(spec, 1), 3, "")
-def work():
-    while True:
-        model.forward(list(range(60)), None)
-for _ in range(3):
-    threading.Thread(target=work, daemon=True).start()
-time.sleep(0.3)
-"""
-
-
-def test_a_program_may_end_while_daemon_threads_compute() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _EXIT, _ROOT], timeout=60, check=False, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr

@@ -98,3 +98,16 @@ def test_settings_out_of_range(name: str, value: float) -> None:
     good = {"temperature": 1.0, "top_p": 0.5, "top_k": 0, "min_p": 0.0, "seed": 1, "draw": 1}
     with pytest.raises(ValueError, match=name):
         _native.sample(np.zeros(4, dtype=np.float32), **{**good, name: value})  # type: ignore[arg-type]
+
+
+def test_the_environment_chooses_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (np.linspace(-3, 3, 50, dtype=np.float32), 1.0, 0.9, 0, 0.0, 5, 2)
+    expected = _native.sample(*arguments)
+    for isa in _native.isas():
+        monkeypatch.setenv("RWKV_CHAT_ISA", isa)
+        assert _native.sample(*arguments) == expected
+    monkeypatch.setenv("RWKV_CHAT_ISA", "mmx")
+    with pytest.raises(ValueError, match=r"RWKV_CHAT_ISA.*mmx"):
+        _native.sample(*arguments)
+    with pytest.raises(ValueError, match=r"RWKV_CHAT_ISA.*mmx"):
+        _native.read_bandwidth(1)

@@ -400,3 +400,36 @@ def test_against_a_model(tmp_path: Path) -> None:
     run_state_machine_as_test(
         AgainstAModel, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
     )
+
+
+def test_an_answer_of_another_window_is_not_overwritten(store: Conversations) -> None:
+    conversation = store.create("Title", {}).id
+    begun = turn(conversation, role=Role.ASSISTANT, text="aaa", ids=(1, 2))
+    answer = store.append(replace(begun, finish=Finish.PARTIAL, tokenizer="a vocabulary"))
+    longer = replace(answer, text="aaa bbb", ids=(1, 2, 3))
+    store.update(longer)
+    for stale in (answer, replace(longer, ids=(1, 9, 3)), replace(longer, ids=())):
+        with pytest.raises(ConflictError):
+            store.update(stale)
+    store.update(replace(longer, ids=(7,), tokenizer="another vocabulary"))
+    ended = replace(longer, ids=(7, 8), tokenizer="another vocabulary", finish=Finish.STOP)
+    store.update(ended)
+    with pytest.raises(ConflictError):
+        store.update(replace(ended, ids=(7, 8, 9), finish=Finish.CANCELLED))
+    assert store.load(conversation).turn(answer.id).finish is Finish.STOP
+
+
+def test_a_fork_copies_the_path_and_leaves_the_labels(store: Conversations) -> None:
+    conversation = store.create("Title", {"system": "x"}).id
+    first = store.append(turn(conversation, text="one"))
+    second = store.append(turn(conversation, parent=first.id, text="two", ids=(4, 5)))
+    store.append(turn(conversation, parent=first.id, text="other"))
+    store.set_label(second.id, "here")
+    fork = store.load(store.fork(conversation, second.id, "Title (fork)"))
+    assert [t.text for t in fork.path()] == ["one", "two"]
+    assert fork.path()[-1].ids == (4, 5)
+    assert fork.settings == {"system": "x"}
+    assert len(fork.turns) == 2
+    assert store.find("here").id == second.id
+    with pytest.raises(NotFoundError):
+        store.fork(conversation, "nothing", "")

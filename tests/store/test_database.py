@@ -4,6 +4,8 @@ import os
 import random
 import sqlite3
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from rwkv_chat.store.opening import connect
 from tests.store.samples import state, turn
 
 DATABASE = "conversations.db"
+ROOT = Path(__file__).parents[2]
 
 
 def fill(folder: Path, turns: int = 40) -> list[str]:
@@ -228,13 +231,32 @@ def pages(folder: Path) -> int:
     return (folder / DATABASE).stat().st_size // 4096
 
 
-def test_the_marker_is_there_only_while_open(folder: Path) -> None:
+def markers(folder: Path) -> int:
+    return len(list(folder.glob("in-use*")))
+
+
+def test_every_window_has_a_marker_only_while_open(folder: Path) -> None:
     with Conversations.open(folder):
-        assert (folder / "in-use").exists()
+        assert markers(folder) == 1
         with Conversations.open(folder):
-            pass
-        assert (folder / "in-use").exists()
-    assert not (folder / "in-use").exists()
+            assert markers(folder) == 2
+        assert markers(folder) == 1
+    assert markers(folder) == 0
+
+
+def test_the_marker_of_a_killed_window_stays_until_the_store_was_checked(folder: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from rwkv_chat.store.conversations import Conversations\n"
+        "store = Conversations.open(Path(sys.argv[1])); os._exit(0)"
+    )
+    with Conversations.open(folder):
+        subprocess.run([sys.executable, "-c", script, str(folder)], check=True, cwd=ROOT)
+        assert markers(folder) == 2
+    assert markers(folder) == 1
+    with Conversations.open(folder):
+        assert markers(folder) == 1
+    assert markers(folder) == 0
 
 
 @pytest.mark.parametrize("why", ["unclean", "week"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rwkv_chat.engine.pathkey import path_keys
-from rwkv_chat.errors import ConflictError, StoreError
+from rwkv_chat.errors import ConflictError, NotFoundError, StoreError
 from rwkv_chat.store import locks
 from rwkv_chat.store.conversations import Conversations
 from tests.store.samples import MODEL, state, turn
@@ -144,6 +144,37 @@ def test_two_windows_of_one_process(folder: Path) -> None:
         assert back is not None
         assert back.tokens == 5
         assert one.append(turn(home, first.id, seq=2)).seq == 2
+
+
+def test_a_window_erases_only_what_it_has_deleted(folder: Path) -> None:
+    with Conversations.open(folder) as one, Conversations.open(folder) as two:
+        mine, yours = one.create("mine", {}).id, two.create("yours", {}).id
+        one.append(turn(mine, ids=(1, 2)))
+        key = path_keys(MODEL, [(1, 2)])[0]
+        one.snapshots.put(key, state())
+        one.delete(mine)
+        two.delete(yours)
+        two.purge()
+        assert [summary.id for summary in one.deleted()] == [mine]
+        assert one.snapshots.has([key]) == {key}
+        one.restore(mine)
+        one.purge()
+        assert [summary.id for summary in one.conversations()] == [mine]
+        with pytest.raises(NotFoundError):
+            two.restore(yours)
+
+
+def test_what_a_killed_window_has_deleted_is_erased_when_nobody_can_bring_it_back(
+    folder: Path,
+) -> None:
+    with Conversations.open(folder) as killed:
+        killed.delete(killed.create("", {}).id)
+        with Conversations.open(folder) as other:
+            other.purge()
+            assert len(other.deleted()) == 1
+    with Conversations.open(folder) as alone:
+        alone.purge()
+        assert alone.deleted() == []
 
 
 def test_who_must_be_alone_is_waited_for_but_not_for_ever(

@@ -9,7 +9,7 @@ from textual.widgets import Input, OptionList
 
 from rwkv_chat.chat import events
 from rwkv_chat.chat.tree import Finish, Role
-from rwkv_chat.errors import StoreFullError
+from rwkv_chat.errors import SettingsError, StoreFullError
 from rwkv_chat.tui.actions import ACTIONS
 from rwkv_chat.tui.app import ChatApp
 from rwkv_chat.tui.screens.help import HelpScreen
@@ -250,6 +250,65 @@ async def test_settings_are_checked_before_they_are_kept() -> None:
         assert options.sampling.seed == 42
         assert options.system == "Be brief.\nBe kind."
         assert session.options(None).sampling.temperature == 1.0
+
+
+@asynchronous
+async def test_choices_of_new_conversations_are_remembered() -> None:
+    session, told = FakeSession(), []
+    one_exchange(session)
+    async with running(session, remember=lambda **choices: told.append(choices)) as (app, pilot):
+        for longest in ("300", "700"):
+            await pilot.press("ctrl+g")
+            await pilot.pause()
+            app.screen.query_one("#max_tokens", Input).value = longest
+            await pilot.press("enter")
+            await pilot.pause()
+            await pilot.press("ctrl+n")
+            await pilot.pause()
+    assert told == [{"max_tokens": 700}]
+
+
+@asynchronous
+async def test_a_model_is_remembered_once_it_is_ready() -> None:
+    session, told = FakeSession(), []
+    open_model = session.open_model
+    session.open_model = session.opened.append  # type: ignore[method-assign]
+    async with running(session, remember=lambda **choices: told.append(choices)) as (app, pilot):
+
+        async def choose() -> None:
+            await pilot.press("ctrl+l")
+            await pilot.pause()
+            await pilot.press("down", "enter")
+            await pilot.pause()
+
+        await choose()
+        assert session.opened == ["fake-1.5b"]
+        session.emit(events.ModelFailed("fake-1.5b", "It is damaged."))
+        await settled(app, pilot)
+        session.emit(events.ModelReady("fake-0.1b", "fake", 1))
+        await settled(app, pilot)
+        assert told == []
+        session.open_model = open_model  # type: ignore[method-assign]
+        await choose()
+        await settled(app, pilot)
+    assert told == [{"model": "fake-1.5b"}]
+
+
+@asynchronous
+async def test_a_theme_is_remembered_and_a_failure_to_do_so_is_told() -> None:
+    told: list[dict[str, object]] = []
+
+    def remember(**choices: object) -> None:
+        told.append(choices)
+        raise SettingsError("Cannot write the settings file.")
+
+    async with running(FakeSession(), theme="rwkv-light", remember=remember) as (app, pilot):
+        await settled(app, pilot)
+        assert told == []
+        app.theme = "nord"
+        await settled(app, pilot)
+        assert told == [{"theme": "nord"}]
+        assert [note.message for note in app._notifications] == ["Cannot write the settings file."]
 
 
 @asynchronous

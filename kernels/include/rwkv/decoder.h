@@ -17,13 +17,14 @@ struct DecoderSettings {
     SamplingSettings sampling;
     double presence, frequency, decay;
     std::uint64_t seed;
-    std::vector<std::string> stops;           // none empty
+    std::vector<std::string> stops;           // none empty; any of them in the bytes ends the answer
     std::vector<std::uint32_t> exempt;        // below V
     std::vector<std::uint32_t> generated;     // below V: the answer so far
 };
 
 enum class Ending { running, stop, end, cancelled, non_finite };
 
+// Does not survive a fork: a run of the parent may hold its lock for ever in the child.
 class Decoder {
 public:
     // state [Spec::state()] and logits [V] after the last id. The vocabulary is not larger than V,
@@ -44,7 +45,7 @@ public:
 
 private:
     std::uint32_t choose();
-    bool ends_with_stop(std::uint32_t id);
+    bool completes_stop(std::uint32_t id);
 
     Model& model_;
     const Vocabulary& vocabulary_;
@@ -53,7 +54,7 @@ private:
     std::vector<float> state_, logits_;
     DecoderSettings settings_;
     std::uint64_t draw_;                 // tokens generated in this answer
-    std::string tail_;                   // the last bytes, as many as the longest stop has
+    std::string tail_;                   // the last bytes, those that can begin a stop
     std::size_t longest_stop_ = 0;
     std::vector<std::uint32_t> banned_;  // ids that never stand for text
     Penalties penalties_;

@@ -2,6 +2,9 @@
 //
 // Results depend neither on how ids are split over calls, nor on the batch, nor on the number of
 // threads: they are equal to the bit.
+//
+// After a fork the child may use its copy of a model, but not a Decoder, and its first call must
+// not run beside another one: it starts threads anew, as the parent's do not exist in the child.
 #pragma once
 
 #include <sys/types.h>
@@ -69,10 +72,11 @@ public:
 
     const Spec& spec() const { return spec_; }
     const Kernels& kernels() const { return kernels_; }
-    std::size_t threads() const { return threads_; }
+    // Those that could be started.
+    std::size_t threads() const;
 
-    // Hidden channels of the channel mix that were not zero, over all calls of this process; each
-    // token has layers * hidden of them.
+    // Hidden channels of the channel mix that were not zero, over all calls (a forked child counts
+    // on from its parent); each token has layers * hidden of them.
     std::uint64_t active_channels();
 
     // Feeds the ids of every segment after its state. Calls from several threads take turns.
@@ -87,6 +91,7 @@ private:
     ModelWeights weights_;
     const Kernels& kernels_;
     std::size_t threads_;
+    std::uint64_t inherited_channels_ = 0;  // active ones that were counted before a fork
     pid_t owner_ = 0;
     std::unique_ptr<Workshop> workshop_;
 };

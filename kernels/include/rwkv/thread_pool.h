@@ -11,15 +11,12 @@
 
 namespace rwkv {
 
-// The number of physical cores that this process may use; at least 1.
-std::size_t count_cores();
-
 // The caller of run() works too, and waits only for items that another thread has begun: a thread
 // that the system does not schedule delays nothing. Between loops the threads spin for some tens of
 // microseconds, then sleep.
 class ThreadPool {
 public:
-    // `threads` counts the caller, at least 1.
+    // `threads` counts the caller, at least 1; there are fewer if the system refuses some.
     explicit ThreadPool(std::size_t threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;

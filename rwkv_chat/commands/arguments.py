@@ -1,0 +1,104 @@
+"""What the command line understands."""
+
+import argparse
+from pathlib import Path
+
+from rwkv_chat import __version__
+from rwkv_chat.weights import WEIGHTS
+
+__all__ = ["parser"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; `command` of its result names a module of this package."""
+    parser = argparse.ArgumentParser(
+        prog="rwkv-chat",
+        description="Talk with RWKV language models in the terminal. "
+        "Without a command, the interface opens.",
+    )
+    parser.add_argument("--version", action="version", version=f"rwkv-chat {__version__}")
+    parser.set_defaults(command="chat")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    chat = commands.add_parser("chat", help="open the interface (the default)")
+    chat.set_defaults(command="chat")
+    for each in (parser, chat):
+        _model_arguments(each, suppress=each is chat)
+
+    ask = commands.add_parser("ask", help="ask once; the answer goes to stdout")
+    ask.set_defaults(command="ask")
+    ask.add_argument("text", metavar="TEXT", nargs="?", default="-", help="- reads stdin")
+    _model_arguments(ask, suppress=True)
+    ask.add_argument(
+        "--max-tokens", type=_positive, metavar="N", help="end the answer after N tokens"
+    )
+    ask.add_argument("--temperature", type=float, metavar="T", help="0 takes the likeliest token")
+    ask.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens up to P")
+    ask.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same answer")
+    ask.add_argument(
+        "--from", dest="start", metavar="LABEL|ID", help="go on from a turn, as `log` names it"
+    )
+    ask.add_argument("--json", action="store_true", help="one JSON object instead of the text")
+    ask.add_argument("--raw", action="store_true", help="continue the text as it is, no template")
+
+    log = commands.add_parser("log", help="list conversations and their trees")
+    log.set_defaults(command="log")
+    log.add_argument("--json", action="store_true", help="JSON instead of a drawing")
+
+    models = commands.add_parser("models", help="list, inspect and convert model files")
+    models.set_defaults(command="models", action="list")
+    actions = models.add_subparsers(metavar="ACTION")
+    listing = actions.add_parser("list", help="the models that can be opened by name")
+    listing.set_defaults(action="list")
+    info = actions.add_parser("info", help="what a file is and what it needs, without loading it")
+    info.set_defaults(action="info")
+    convert = actions.add_parser("convert", help="prepare a model, so that it opens at once")
+    convert.set_defaults(action="convert")
+    for each in (info, convert):
+        each.add_argument(
+            "model", type=_model, metavar="MODEL", help="a name from the list, or a path"
+        )
+    convert.add_argument("--weights", choices=WEIGHTS, default="bf16")
+    for each in (listing, info, convert):
+        each.add_argument("--json", action="store_true", help="JSON instead of text")
+
+    doctor = commands.add_parser("doctor", help="check this installation")
+    doctor.set_defaults(command="doctor")
+    doctor.add_argument("--json", action="store_true", help="JSON instead of text")
+
+    bench = commands.add_parser("bench", help="measure the speed of a model on this machine")
+    bench.set_defaults(command="bench")
+    _model_arguments(bench, suppress=True)
+    bench.add_argument("--threads", type=_positive, metavar="N", help="default: physical cores")
+    bench.add_argument("--batch", type=_positive, metavar="B", default=1, help="sequences at once")
+    bench.add_argument("--prompt-tokens", type=_positive, metavar="N", default=512)
+    bench.add_argument("--decode-tokens", type=_positive, metavar="N", default=64)
+    bench.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
+    default = argparse.SUPPRESS if suppress else None
+    parser.add_argument(
+        "--model",
+        type=_model,
+        metavar="M",
+        default=default,
+        help="a name from `models list`, or a path",
+    )
+    parser.add_argument("--weights", choices=WEIGHTS, default=default, help="type of the weights")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _model(text: str) -> str:
+    try:
+        Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"the home folder in {text!r} cannot be found") from error
+    return text
