@@ -351,6 +351,14 @@ def test_a_session_that_cannot_close_does_not_keep_the_store_open(
     assert len(closed) == 1
 
 
+def test_the_log_counts_what_the_model_has_said() -> None:
+    with Conversations.open(paths.data_dir()) as store:
+        home = store.create("", {}).id
+        turn = Turn("", home, None, 0, Role.ASSISTANT, "x", ids=(1, 2, 3, 4, 5), prefix=2)
+        store.append(turn)
+    assert log()[0]["turns"][0]["tokens"] == 3
+
+
 def test_a_conversation_that_vanishes_is_not_listed() -> None:
     with Conversations.open(paths.data_dir()) as store:
         stays, goes = store.create("stays", {}), store.create("goes", {})

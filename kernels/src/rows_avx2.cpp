@@ -1,6 +1,5 @@
 // Some rows at a time over all columns: memory is read in long runs, and the sums stay in the
-// first-level cache. A narrow block of columns comes from the caches, and its sums stay in registers.
-// Each column adds its rows in order, whatever their grouping.
+// first-level cache. Each column adds its rows in order whatever their grouping.
 
 #include "lanes_avx2.h"
 #include "operations.h"
@@ -39,29 +38,9 @@ void add_rows(const Matrix& w, const uint32_t* rows, size_t left, const float* x
     }
 }
 
-constexpr size_t kNarrow = 64;
-
-template <bool kBf16>
-void sum_narrow(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
-                float* y) {
-    constexpr size_t kVectors = kNarrow / kLanes;
-    __m256 sums[kVectors];
-    for (size_t v = 0; v < kVectors; ++v) sums[v] = _mm256_setzero_ps();
-    for (size_t i = 0; i < count; ++i) {
-        const unsigned char* row = row_of(w, rows[i]);
-        const __m256 factor = _mm256_set1_ps(x[rows[i]]);
-        for (size_t v = 0; v < kVectors; ++v) {
-            const __m256 weights = load_weights<kBf16>(row, first + v * kLanes);
-            sums[v] = _mm256_fmadd_ps(weights, factor, sums[v]);
-        }
-    }
-    for (size_t v = 0; v < kVectors; ++v) _mm256_storeu_ps(y + first + v * kLanes, sums[v]);
-}
-
 template <bool kBf16>
 void sum_rows_of(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
                  size_t last, float* y) {
-    if (last - first == kNarrow) return sum_narrow<kBf16>(w, rows, count, x, first, y);
     for (size_t c = first; c < last; ++c) y[c] = 0;
     size_t i = 0;
     for (; i + 8 <= count; i += 8) add_rows<kBf16, 8>(w, rows + i, count - i, x, first, last, y);

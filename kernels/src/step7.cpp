@@ -10,9 +10,8 @@ namespace rwkv {
 namespace {
 
 constexpr float kLayerNormEps = 1e-5f;
-constexpr std::size_t kBlockRows = 32;     // of a matrix, per item of a loop
-constexpr std::size_t kBlockColumns = 64;  // of ffn.value, when there are many rows
-constexpr std::size_t kSumColumns = 256;
+constexpr std::size_t kBlockRows = 32;    // of a matrix, per item of a loop
+constexpr std::size_t kSumColumns = 128;  // of ffn.value
 
 std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
@@ -48,7 +47,7 @@ void Step::reserve(std::size_t rows) {
     hidden_.resize(rows * spec_.hidden);
     active_.resize(rows * spec_.hidden);
     active_starts_.resize(rows * (parts() + 1));
-    parts_.resize(parts() * kFewRows * d);
+    parts_.resize(parts() * rows * d);
     // The last, because its size says that the others are large enough.
     run_of_.resize(rows);
 }
@@ -229,11 +228,7 @@ void Step::channel_mix(std::size_t index) {
                       Product::Finish::squared_relu};
     multiply(&key, 1);
     pool_.run(rows_, [&](std::size_t t) { find_active(t); });
-    if (rows_ <= kFewRows) {
-        add_ffn_of_few(layer.ffn_value);
-    } else {
-        add_ffn_of_many(layer.ffn_value);
-    }
+    add_ffn(layer.ffn_value);
 }
 
 // Lists the hidden channels of `row` that are not zero, and where each part of them begins.
@@ -254,15 +249,16 @@ void Step::find_active(std::size_t row) {
     active_channels_.fetch_add(count, std::memory_order_relaxed);
 }
 
-// x_ += hidden_ * value, one part of the hidden channels at a time: whole rows are read.
-void Step::add_ffn_of_few(const Matrix& value) {
+// x_ += hidden_ * value, one part of the hidden channels at a time: memory is read in whole rows, and
+// for all but the first token they come from the cache.
+void Step::add_ffn(const Matrix& value) {
     const std::size_t d = spec_.width;
     const std::size_t f = spec_.hidden;
     pool_.run(parts(), [&](std::size_t part) {
         for (std::size_t t = 0; t < rows_; ++t) {
             const std::size_t* starts = &active_starts_[t * (parts() + 1) + part];
             kernels_.sum_rows(value, &active_[t * f + starts[0]], starts[1] - starts[0],
-                              &hidden_[t * f], 0, d, &parts_[(part * kFewRows + t) * d]);
+                              &hidden_[t * f], 0, d, &parts_[(part * rows_ + t) * d]);
         }
     });
     pool_.run(divide_up(d, kSumColumns), [&](std::size_t block) {
@@ -271,34 +267,10 @@ void Step::add_ffn_of_few(const Matrix& value) {
         for (std::size_t t = 0; t < rows_; ++t) {
             float sums[kSumColumns] = {};
             for (std::size_t part = 0; part < parts(); ++part) {
-                const float* own = &parts_[(part * kFewRows + t) * d];
+                const float* own = &parts_[(part * rows_ + t) * d];
                 for (std::size_t c = first; c < last; ++c) sums[c - first] += own[c];
             }
             for (std::size_t c = first; c < last; ++c) x_[t * d + c] += sums[c - first];
-        }
-    });
-}
-
-// The same sums for a block of columns at a time: a part of it stays in the cache for all rows.
-void Step::add_ffn_of_many(const Matrix& value) {
-    const std::size_t d = spec_.width;
-    const std::size_t f = spec_.hidden;
-    pool_.run(divide_up(d, kBlockColumns), [&](std::size_t block) {
-        const std::size_t first = block * kBlockColumns;
-        const std::size_t last = std::min(first + kBlockColumns, d);
-        float sums[kMaxRows][kBlockColumns] = {};
-        for (std::size_t part = 0; part < parts(); ++part) {
-            for (std::size_t t = 0; t < rows_; ++t) {
-                const std::size_t* starts = &active_starts_[t * (parts() + 1) + part];
-                // Columns [first, last) of the scratch row that nobody else uses.
-                float* own = &mixed_[(rows_ + t) * d];
-                kernels_.sum_rows(value, &active_[t * f + starts[0]], starts[1] - starts[0],
-                                  &hidden_[t * f], first, last, own);
-                for (std::size_t c = first; c < last; ++c) sums[t][c - first] += own[c];
-            }
-        }
-        for (std::size_t t = 0; t < rows_; ++t) {
-            for (std::size_t c = first; c < last; ++c) x_[t * d + c] += sums[t][c - first];
         }
     });
 }

@@ -36,8 +36,7 @@ private:
     void mix_heads(const Layer& layer, std::size_t index, std::size_t head);
     void channel_mix(std::size_t index);
     void find_active(std::size_t row);
-    void add_ffn_of_few(const Matrix& value);
-    void add_ffn_of_many(const Matrix& value);
+    void add_ffn(const Matrix& value);
     void project(const std::vector<Run>& runs);
 
     void normalize(const Vector& weight, const Vector& bias);
@@ -48,8 +47,6 @@ private:
 
     // The sum over hidden channels is made of the sums over parts of this many, in order.
     static constexpr std::size_t kPart = 128;
-    // Up to so many rows the weights come from memory, and decide; above it, arithmetic does.
-    static constexpr std::size_t kFewRows = 16;
     std::size_t parts() const { return (spec_.hidden + kPart - 1) / kPart; }
 
     const Spec& spec_;
@@ -71,7 +68,7 @@ private:
     Vector zeros_;                                 // [rank_g]
     std::vector<std::uint32_t> active_;            // [rows, F]: indices of non-zero hidden channels
     std::vector<std::size_t> active_starts_;       // [rows, parts + 1]: where in active_ a part begins
-    Vector parts_;                                 // [parts, kFewRows, D]
+    Vector parts_;                                 // [parts, rows, D]
 };
 
 }  // namespace rwkv

@@ -175,7 +175,7 @@ class Session:
         self._changed(conversation_id)
 
     def delete(self, conversation_id: str) -> None:
-        """Hide a conversation; `undelete` brings it back until the next start."""
+        """Hide a conversation; `undelete` brings it back until this window closes."""
         self.stop(conversation_id)
         self._store.delete(conversation_id)
         self._changed(conversation_id)

@@ -1,5 +1,6 @@
 """The models that can be named without a path: the one that ships, and those in the folder."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def available() -> list[CatalogEntry]:
     except OSError:  # the folder is only made by those who put something into it
         files = []
     for path in files:
-        entries.append(CatalogEntry(path.stem, path, _size(path), "folder"))
+        with suppress(OSError):  # removed since the folder was read
+            entries.append(CatalogEntry(path.stem, path, _size(path), "folder"))
     return entries
 
 

@@ -5,7 +5,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +66,14 @@ def convert(source: Path, weights: str, progress: Progress | None = None) -> Pat
     Args:
         source: a model file of any supported format.
         weights: "f32" or "bf16", the type of the matrices.
-        progress: told how far it is, after every tensor.
+        progress: told how far it is, after every tensor, and while the new file is verified.
 
     Returns:
         The path of the new file.
 
     Raises:
         CheckpointError: the file cannot be used, holds a weight that is not finite, or the disk
-            has no room.
+            has no room or does not keep what is written.
         UsageError: there is no such weights type.
     """
     if weights not in WEIGHTS:
@@ -103,7 +105,7 @@ class _Conversion:
         _sweep(folder)
         self._check_room(folder, sum(_nbytes(dtype, shape) for _, dtype, shape in plan))
         try:
-            safetensors.write_stream(
+            written = safetensors.write_stream(
                 self.target, plan, self._arrays(), metadata, digest_key="fingerprint"
             )
         except OSError as error:
@@ -111,20 +113,39 @@ class _Conversion:
                 f"Cannot write the converted model to {folder}: {error.strerror}. "
                 "Free some space, or set RWKV_CHAT_HOME to another disk."
             ) from error
+        self._verify(written)
         self._drop_outdated()
         return self.target
+
+    def _verify(self, written: str) -> None:
+        """Read the new file once, so that a large one need not be read whenever it is opened."""
+        try:
+            with safetensors.open_file(self.target) as file:
+                found = file.payload_sha256(partial(self._tell, f"Verifying {self.source.name}"))
+            if found != written:
+                raise CheckpointError(
+                    f"The converted model {self.target} does not read back as it was written. "
+                    "Try again, or set RWKV_CHAT_HOME to another disk."
+                )
+        except BaseException:
+            with suppress(OSError):
+                self.target.unlink()
+            raise
+
+    def _tell(self, step: str, part: float) -> None:
+        if self.progress is not None:
+            self.progress(step, part)
 
     def _arrays(self) -> Iterator[Array]:
         shapes = converted_shapes(self.source.spec, self.weights)
         total = sum(_nbytes(dtype, shape) for dtype, shape in shapes.values())
         done = 0
+        step = f"Converting {self.source.name} to {self.weights}"
         for name, (dtype, shape) in shapes.items():
-            if self.progress is not None:
-                self.progress(f"Converting {self.source.name} to {self.weights}", done / total)
+            self._tell(step, done / total)
             yield self._array(name, dtype, shape)
             done += _nbytes(dtype, shape)
-        if self.progress is not None:
-            self.progress(f"Converting {self.source.name} to {self.weights}", 1.0)
+        self._tell(step, 1.0)
 
     def _array(self, name: str, dtype: str, shape: tuple[int, ...]) -> Array:
         file, stored = self.source.checkpoint, self.source.names[name]
@@ -151,7 +172,8 @@ class _Conversion:
         prefix = self.target.name.rsplit("-", 1)[0]
         for path in self.target.parent.glob(f"{prefix}-*.safetensors"):
             if path != self.target:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # not being able to tidy up spoils no conversion
+                    path.unlink()
 
 
 def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rwkv_chat.checkpoints import safetensors
 from rwkv_chat.checkpoints.convert import Progress, cached_path, convert
-from rwkv_chat.checkpoints.layout import converted_shapes
+from rwkv_chat.checkpoints.layout import converted_shapes, render_spec
 from rwkv_chat.checkpoints.source import Source, read_source
 from rwkv_chat.errors import CheckpointError, TruncatedError, UsageError
 from rwkv_chat.models.spec import ModelSpec
@@ -27,6 +27,7 @@ _VERIFIED_SIZE = 32 << 20
 class ConvertedModel:
     """Weights ready for use: read-only arrays mapped from a converted file.
 
+    `fingerprint` names what they compute: it covers the weights and the spec.
     `tensors` are in the converted layout, float32 or (bfloat16) uint16. `source` is the file that
     was asked for, `path` the one that is mapped; they differ when it had to be converted.
     """
@@ -40,11 +41,6 @@ class ConvertedModel:
     template: str
     path: Path
     source: Path
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the weights in bytes."""
-        return sum(array.nbytes for array in self.tensors.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,67 +87,44 @@ def open_model(
         CheckpointError: the file cannot be used. UsageError: there is no such weights type, or the
             model cannot have such an epsilon.
     """
-    model = _open(path, weights, progress)
-    return model if group_norm_eps is None else _with_epsilon(model, group_norm_eps)
-
-
-def _with_epsilon(model: ConvertedModel, epsilon: float) -> ConvertedModel:
-    if not model.spec.parts.has_group_norm:
-        raise UsageError(
-            f"RWKV-{model.spec.generation} has no group norm, so no epsilon can be given for "
-            f"{model.source}."
-        )
-    if not 0 < epsilon < 1:
-        raise UsageError(f"The epsilon of the group norm must lie between 0 and 1, not {epsilon}.")
-    if epsilon == model.spec.group_norm_eps:
-        return model
-    # Other states come of it, and states are told apart by this fingerprint.
-    mark = f"{model.fingerprint} group_norm_eps {epsilon!r}"
-    return replace(
-        model,
-        spec=replace(model.spec, group_norm_eps=float(epsilon)),
-        fingerprint=hashlib.sha256(mark.encode()).hexdigest(),
-    )
-
-
-def _open(path: Path, weights: str | None, progress: Progress | None) -> ConvertedModel:
     if weights is not None and weights not in WEIGHTS:
         raise UsageError(f'There is no weights type "{weights}"; use "f32" or "bf16".')
     if weights is not None:
-        cached = _open_cached(path, weights)
+        cached = _open_cached(path, weights, group_norm_eps)
         if cached is not None:
             return cached
     source = read_source(path)
     if source.is_converted and weights in (None, source.weights):
-        return _map(source, path)
+        return _map(source, path, group_norm_eps)
     if weights is None:
         weights = "bf16" if source.dtype == "BF16" else "f32"
-        cached = _open_cached(path, weights)
+        cached = _open_cached(path, weights, group_norm_eps)
         if cached is not None:
             return cached
-    return _map(read_source(convert(path, weights, progress)), path)
+    return _map(read_source(convert(path, weights, progress)), path, group_norm_eps)
 
 
-def _open_cached(path: Path, weights: str) -> ConvertedModel | None:
+def _open_cached(path: Path, weights: str, epsilon: float | None) -> ConvertedModel | None:
     cached = cached_path(path, weights)
     if not cached.exists():
         return None
     try:
-        return _map(read_source(cached), path)
+        return _map(read_source(cached), path, epsilon)
     except CheckpointError:  # damaged: the original is there to convert again
         return None
 
 
-def _map(source: Source, asked: Path) -> ConvertedModel:
+def _map(source: Source, asked: Path, epsilon: float | None) -> ConvertedModel:
+    spec = source.spec if epsilon is None else _with_epsilon(source.spec, epsilon)
     file = source.checkpoint
     if not isinstance(file, safetensors.TensorFile):
         raise TypeError("only a safetensors file can be converted")
     if len(file.payload) <= _VERIFIED_SIZE:
         _verify_payload(file)
     return ConvertedModel(
-        spec=source.spec,
+        spec=spec,
         tensors={name: file.array(name) for name in file.tensors},
-        fingerprint=source.fingerprint,
+        fingerprint=_fingerprint(source.payload_sha256, spec),
         weights=source.weights,
         name=source.name,
         tokenizer=source.tokenizer,
@@ -161,8 +134,23 @@ def _map(source: Source, asked: Path) -> ConvertedModel:
     )
 
 
+def _with_epsilon(spec: ModelSpec, epsilon: float) -> ModelSpec:
+    if not spec.parts.has_group_norm:
+        raise UsageError(
+            f"RWKV-{spec.generation} has no group norm, so it cannot be given an epsilon for it."
+        )
+    if not 0 < epsilon < 1:
+        raise UsageError(f"The epsilon of the group norm must lie between 0 and 1, not {epsilon}.")
+    return replace(spec, group_norm_eps=float(epsilon))
+
+
+def _fingerprint(payload_sha256: str, spec: ModelSpec) -> str:
+    """Equal weights under another spec, such as another epsilon, are another model."""
+    return hashlib.sha256((payload_sha256 + render_spec(spec)).encode()).hexdigest()
+
+
 def verify(path: Path) -> None:
-    """Read a whole converted file and compare its weights with their fingerprint.
+    """Read a whole converted file and compare its weights with the sha256 it states.
 
     Small files are verified whenever they are opened; this is for the others.
 

@@ -15,6 +15,8 @@ __all__ = ["PickleError", "StorageRef", "TensorRef", "read_index"]
 
 _MAX_SIZE = 4 << 20
 _MAX_MEMO = 1 << 20
+_MAX_DIMENSIONS = 4
+_MAX_KEY = 64
 
 
 class PickleError(Exception):
@@ -127,6 +129,9 @@ class _Machine:
 
     def stack_global(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            # As text, tuples of the same tuples would grow without end.
+            raise PickleError("its index asks for something that has no name")
         self.global_name(f"{module} {name}")
 
     def tuple_of(self, count: int) -> None:
@@ -187,7 +192,9 @@ class _Machine:
 
     def persistent(self, _: Any) -> None:
         match self.stack.pop():
-            case ("storage", Name() as kind, str(key), str(), int(size)) if kind.name in _STORAGES:
+            case ("storage", Name() as kind, str(key), str(), int(size)) if (
+                kind.name in _STORAGES and len(key) <= _MAX_KEY
+            ):
                 self.stack.append(StorageRef(kind.name, key, size))
             case _:
                 raise PickleError("its index names a storage in an unknown way")
@@ -204,6 +211,9 @@ class _Machine:
                 tuple(strides),
                 *_,
             ):
+                # Before their elements: the same long tuple may be named by every tensor.
+                if len(shape) > _MAX_DIMENSIONS or len(strides) > _MAX_DIMENSIONS:
+                    raise PickleError("its index gives a tensor too many dimensions")
                 if not all(type(item) is int for item in shape + strides):
                     raise PickleError("its index gives a tensor a size that is no number")
                 self.stack.append(TensorRef(storage, offset, shape, strides))

@@ -8,7 +8,7 @@ of the payload, and may hold `__metadata__`, a map of strings. bfloat16 appears 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from rwkv_chat.checkpoints.files import U8, map_file, replacing
+from rwkv_chat.checkpoints.files import U8, map_file
 from rwkv_chat.errors import CheckpointError, NotAModelError, ShapeError, TruncatedError
+from rwkv_chat.files import replacing
 
 __all__ = ["DTYPES", "TensorFile", "TensorInfo", "open_file", "write", "write_stream"]
 
@@ -47,7 +48,8 @@ _MAX_DIM = 2**31
 _ALIGNMENT = 64
 _CHUNK = 16 << 20
 _NAME = re.compile(r"[!-\[\]-~]{1,256}")  # printable ASCII but for the backslash
-_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', re.DOTALL)
+# A string that is never closed takes the rest: no byte is looked at twice.
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|([\[{])|[\]}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,15 @@ class TensorFile:
         info = self.tensors[name]
         return self.payload[info.start : info.end].view(DTYPES[info.dtype]).reshape(info.shape)
 
-    def payload_sha256(self) -> str:
-        """The sha256 of the payload, hexadecimal; reads the whole file."""
+    def payload_sha256(self, progress: Callable[[float], None] | None = None) -> str:
+        """The sha256 of the payload, hexadecimal; reads the whole file.
+
+        `progress` is told which part of it has been read, 0 to 1; it cancels by raising.
+        """
         digest = hashlib.sha256()
         for start in range(0, len(self.payload), _CHUNK):
+            if progress is not None:
+                progress(start / len(self.payload))
             digest.update(self.payload[start : start + _CHUNK].data)
         return digest.hexdigest()
 

@@ -20,6 +20,7 @@ __all__ = ["Source", "read_source"]
 
 _TOKENIZERS = ("world", "bytes", "bundled", "unknown")
 _TEMPLATES = ("chat", "g1", "raw")
+_MAX_NAME = 256
 _G1 = re.compile(r"(?<![a-z0-9])g1[a-z]?(?![a-z0-9])", re.IGNORECASE)
 
 
@@ -27,8 +28,8 @@ _G1 = re.compile(r"(?<![a-z0-9])g1[a-z]?(?![a-z0-9])", re.IGNORECASE)
 class Source:
     """An open model file whose tensors have been verified.
 
-    `names` maps official names to those in the file. `weights` and `fingerprint` are those of a
-    converted file, and empty for all others. `dtype` is the widest type of the matrices.
+    `names` maps official names to those in the file. `weights` and `payload_sha256` are those
+    of a converted file, and empty for all others. `dtype` is the widest type of the matrices.
     """
 
     checkpoint: Checkpoint
@@ -41,7 +42,7 @@ class Source:
     tokenizer: str
     template: str
     weights: str
-    fingerprint: str
+    payload_sha256: str
     dtype: str
 
     @property
@@ -73,13 +74,18 @@ def read_source(path: Path) -> Source:
         names=found.names,
         swapped=found.swapped,
         ignored=found.ignored,
-        name=path.stem.encode("utf-8", "replace").decode(),
+        name=_printable(path.stem),
         tokenizer=tokenizer,
         template=chat if tokenizer == "world" else "raw",
         weights="",
-        fingerprint="",
+        payload_sha256="",
         dtype=_widest(checkpoint, found.names),
     )
+
+
+def _printable(name: str) -> str:
+    """A name from outside as it may be shown, logged and stored."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in name[:_MAX_NAME])
 
 
 def _widest(checkpoint: Checkpoint, names: Mapping[str, str]) -> str:
@@ -113,11 +119,11 @@ def _converted(checkpoint: Checkpoint) -> Source:
         names={name: name for name in checkpoint.tensors},
         swapped=False,
         ignored=(),
-        name=metadata["name"][:256],
+        name=_printable(metadata["name"]),
         tokenizer=metadata["tokenizer"],
         template=metadata["template"],
         weights=metadata["weights"],
-        fingerprint=metadata["fingerprint"],
+        payload_sha256=metadata["fingerprint"],
         dtype={"f32": "F32", "bf16": "BF16"}[metadata["weights"]],
     )
 

@@ -27,6 +27,8 @@ _MAX_COUNT = 2**63 - 1
 _MAX_PENDING = 64
 _MAX_VOCAB = 2**24
 _MAX_FLOATS = 2**30
+_MAX_LAYOUT_TEXT = 4096
+_MAX_DIMENSIONS = 4
 _KEYS = frozenset(
     (
         *("format", "dtype", "model", "tokenizer", "layout", "vocab", "tokens", "pending"),
@@ -131,7 +133,9 @@ def _read(path: Path, file: TensorFile, owner: StateOwner | None) -> SavedState:
     meta = file.metadata
     kind = meta.get("format", "")
     if kind != _FORMAT:
-        raise SnapshotError(f"{path} is not a saved state that this version can read ({kind!a}).")
+        raise SnapshotError(
+            f"{path} is not a saved state that this version can read ({kind[:40]!a})."
+        )
     if meta.keys() != _KEYS or meta["seal"] != _seal(meta) or meta["dtype"] != "float32":
         raise SnapshotError(f"{path} is damaged: its description does not fit its seal.")
     try:
@@ -140,7 +144,7 @@ def _read(path: Path, file: TensorFile, owner: StateOwner | None) -> SavedState:
         numbers = {name: _number(meta[name], _MAX_COUNT) for name in ("tokens", "seed", "draws")}
         pending = bytes.fromhex(meta["pending"])
         penalties = _penalties(meta["penalties"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise SnapshotError(f"{path} is damaged: {error}.") from error
     if owner is not None:
         _compare(path, owner, StateOwner(meta["model"], meta["tokenizer"], layout, vocab))
@@ -223,14 +227,20 @@ def _layout_text(layout: StateLayout) -> str:
 
 
 def _layout(text: str) -> StateLayout:
+    if len(text) > _MAX_LAYOUT_TEXT:
+        raise ValueError("its layout is longer than that of any state")
     tag, n_layer, fields = json.loads(text)
-    parts = tuple(
-        StateField(str(name), tuple(_size(dim) for dim in shape)) for name, shape in fields
-    )
+    parts = tuple(StateField(str(name), _shape(shape)) for name, shape in fields)
     layout = StateLayout(str(tag), _size(n_layer), parts)
     if not 0 < layout.size <= _MAX_FLOATS:
         raise ValueError("its layout has an impossible size")
     return layout
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if len(value) > _MAX_DIMENSIONS:
+        raise ValueError("a part of its layout has too many dimensions")
+    return tuple(_size(dim) for dim in value)
 
 
 def _size(value: Any) -> int:

@@ -63,14 +63,3 @@ class StateLayout:
         """The state before the first token, float32 [size]."""
         layer = [np.full(part.size, part.start, dtype=np.float32) for part in self.fields]
         return np.tile(np.concatenate(layer), self.n_layer)
-
-    def views(self, data: F32) -> dict[str, F32]:
-        """Views into `data` by field name, each of shape [n_layer, *field.shape]."""
-        layers = data.reshape(self.n_layer, self.layer_size)
-        views: dict[str, F32] = {}
-        start = 0
-        for part in self.fields:
-            values = layers[:, start : start + part.size]
-            views[part.name] = values.reshape(self.n_layer, *part.shape)
-            start += part.size
-        return views

@@ -42,6 +42,24 @@ def test_models_are_found_by_name_file_name_and_path(embedded: Path, tmp_path: P
     assert catalog.find(other) == catalog.find(str(other)) == other
 
 
+def test_a_file_that_goes_meanwhile_is_left_out(
+    embedded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = models_dir()
+    folder.mkdir(parents=True)
+    for name in ("a.pth", "b.pth"):
+        (folder / name).write_bytes(b"12345")
+    measure = catalog._size
+
+    def measure_late(path: Path) -> str:
+        if path.name == "a.pth":
+            path.unlink()
+        return measure(path)
+
+    monkeypatch.setattr(catalog, "_size", measure_late)
+    assert [entry.name for entry in catalog.available()] == ["b"]
+
+
 @pytest.mark.parametrize("name", ["nothing", "a\0b", "x" * 5000, "", "/", "../.."])
 def test_what_is_not_there_is_refused_with_what_is(embedded: Path, name: str) -> None:
     embedded.write_bytes(b"x")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from rwkv_chat.checkpoints.pickles import Name, PickleError, StorageRef, _Machine
 from rwkv_chat.checkpoints.pth import open_pth
 from rwkv_chat.errors import CheckpointError, NotAModelError, TruncatedError, UnsupportedModelError
 
@@ -161,6 +162,47 @@ def rebuilt(storage: tuple[Any, ...], *arguments: Any) -> bytes:
     )
 
 
+class Counting(tuple[int, ...]):
+    """A tuple that may be measured but not read."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("its elements are looked at")
+
+    __add__ = __getitem__ = __iter__  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("place", ["shape", "strides"])
+def test_long_shapes_are_refused_unread(place: str) -> None:
+    long = {place: Counting(range(1000))}
+    machine = _Machine()
+    storage = StorageRef("F32", "0", 6)
+    arguments = (storage, 0, long.get("shape", (2, 3)), long.get("strides", (3, 1)))
+    machine.stack = [Name.TENSOR, arguments]
+    with pytest.raises(PickleError, match="too many dimensions"):
+        machine.reduce(None)
+
+
+def test_a_name_is_never_made_of_anything_but_text() -> None:
+    class Silent(tuple[int, ...]):
+        def __str__(self) -> str:
+            raise AssertionError("turned into text")
+
+        __format__ = __repr__ = __str__  # type: ignore[assignment]
+
+    for stack in ([Silent(), "eval"], ["builtins", Silent()]):
+        machine = _Machine()
+        machine.stack = stack
+        with pytest.raises(PickleError, match="has no name"):
+            machine.stack_global(None)
+
+
+def test_long_keys_of_storages_are_refused() -> None:
+    machine = _Machine()
+    machine.stack = [("storage", Name.F32, "0" * 65, "cpu", 6)]
+    with pytest.raises(PickleError, match="unknown way"):
+        machine.persistent(None)
+
+
 FLOATS = ("storage", torch.FloatStorage, "0", "cpu", 6)
 
 
@@ -177,7 +219,7 @@ FLOATS = ("storage", torch.FloatStorage, "0", "cpu", 6)
         (FLOATS, 0, (0, 3), (3, 1), "impossible shape"),
         (FLOATS, 0, (-2, -3), (3, 1), "impossible shape"),
         (FLOATS, 0, (2, 3), (1,), "impossible shape"),
-        (FLOATS, 0, (1, 1, 1, 2, 3), (6, 6, 6, 3, 1), "impossible shape"),
+        (FLOATS, 0, (1, 1, 1, 2, 3), (6, 6, 6, 3, 1), "too many dimensions"),
         (FLOATS, 0, (1 << 40, 3), (3, 1), "impossible shape"),
         (FLOATS, 0, (2.0, 3), (3, 1), "no number"),
         ((*FLOATS[:4], 5), 0, (1, 3), (3, 1), "24 bytes of weights, 20 were announced"),

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwkv_chat.checkpoints.safetensors import open_file, write, write_stream
+from rwkv_chat.checkpoints.safetensors import _NESTING, open_file, write, write_stream
 from rwkv_chat.errors import CheckpointError, NotAModelError, ShapeError, TruncatedError
 
 
@@ -123,6 +123,7 @@ REFUSED: list[tuple[object, type[CheckpointError], str]] = [
     (b'{"a":{"dtype":"F32","dtype":"F16"}}', NotAModelError, "a name occurs twice"),
     (b"[" * 100_000, NotAModelError, "too nested"),
     (b'{"a":' * 50_000, NotAModelError, "too nested"),
+    (b'{"' + b'\\"[' * 100, NotAModelError, "header cannot be read"),
     ({"__metadata__": {"a": 1}}, NotAModelError, "metadata is not a map of strings"),
     ({"__metadata__": []}, NotAModelError, "metadata is not a map of strings"),
     ({"../a": entry()}, NotAModelError, "forbidden name"),
@@ -206,6 +207,12 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(whole + b"x")
     with pytest.raises(TruncatedError, match="belong to no tensor"):
         open_file(path)
+
+
+@pytest.mark.parametrize("end", [b"", b"\\", b"a"])
+def test_an_unclosed_string_is_looked_at_once(end: bytes) -> None:
+    text = b'"' + b'\\"' * 5000 + end
+    assert [match.span() for match in _NESTING.finditer(text)] == [(0, len(text))]
 
 
 def test_a_huge_sparse_file_is_refused_at_once(tmp_path: Path) -> None:

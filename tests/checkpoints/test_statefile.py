@@ -192,6 +192,8 @@ def sealed(path: Path, change: Callable[[dict[str, str]], None]) -> Path:
         ("layout", '["rwkv7",2,[["wkv",[8.5]]]]'),
         ("layout", "[" * 100_000),
         ("layout", '["rwkv7",2,[["wkv",[8]]]]'),
+        ("layout", '["rwkv7",2,[["wkv",{}]]]'),
+        ("layout", '["rwkv7",2,[["wkv",5]]]'),
         ("vocab", "49"),
         ("vocab", "9" * 5000),
         ("vocab", "-50"),
@@ -201,6 +203,8 @@ def sealed(path: Path, change: Callable[[dict[str, str]], None]) -> Path:
         ("penalties", "{}x"),
         ("penalties", "[[1,1.0],[1,2.0]]"),
         ("penalties", "[[1,NaN]]"),
+        ("penalties", f"[[1,{10**400}]]"),
+        ("penalties", f"[[{10**400},1.0]]"),
         ("penalties", "[[60,1.0]]"),
         ("penalties", '[["1",1.0]]'),
         ("sha256", "0" * 64),
@@ -210,6 +214,45 @@ def test_forged_metadata_is_refused(file: Path, name: str, text: str) -> None:
     sealed(file, lambda meta: meta.update({name: text}))
     with pytest.raises(SnapshotError):
         statefile.read(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('["rwkv7",2,[["att_shift",[16]],["wkv",[1,1,2,8,8]]]]', "too many dimensions"),
+        ('["rwkv7",2,[["att_shift",[16]],["wkv",[2,8,8]]]]' + " " * 4096, "longer than"),
+    ],
+)
+def test_a_layout_beyond_any_state_is_refused(file: Path, text: str, reason: str) -> None:
+    sealed(file, lambda meta: meta.update(layout=text))
+    with pytest.raises(SnapshotError, match=reason):
+        statefile.read(file)
+
+
+def test_sealed_damage_is_refused_or_read_and_never_anything_else(file: Path) -> None:
+    original, chance = file.read_bytes(), random.Random(11)
+    values = [
+        *("", "-1", "1e400", "9" * 30, "9" * 400, "9" * 5000, "NaN", "Infinity", "null", "{}"),
+        *('"', "[[]]", "[[0,1,2]]", "[" * 5000, "\ud800", "\0", "\u0663", "[[0,true]]"),
+    ]
+
+    def damage(meta: dict[str, str]) -> None:
+        name = chance.choice([name for name in meta if name != "seal"])
+        text = meta[name]
+        start = chance.randrange(len(text) + 1)
+        end = chance.choice((start, start + 1, start + 4, len(text)))
+        start *= chance.random() < 0.8
+        meta[name] = text[:start] + chance.choice(values) + text[end:]
+
+    sentences = []
+    for _ in range(2000):
+        file.write_bytes(original)
+        try:
+            statefile.read(sealed(file, damage))
+        except SnapshotError as error:
+            sentences.append(str(error))
+    assert 1000 < len(sentences) < 2000
+    assert max(map(len, sentences)) < 1000
 
 
 def test_a_forged_but_consistent_file_is_read(file: Path) -> None:
