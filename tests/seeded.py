@@ -29,6 +29,18 @@ def small_spec(
     return ModelSpec("7", n_layer, n_embd, vocab_size, head_size, n_ffn or 4 * n_embd, w, a, v, g)
 
 
+def spec_of(generation: str, **sizes: int) -> ModelSpec:
+    """A small shape with the sizes that its generation has."""
+    usual = {"n_layer": 2, "n_embd": 32, "vocab_size": 50, "head_size": 16, "n_ffn": 96}
+    usual |= {"rank_w": 6, "rank_mix": 5} if generation == "6" else {}
+    if generation[0] == "7":
+        usual |= {"rank_w": 8, "rank_a": 6, "rank_v": 4, "rank_g": 12}
+    usual |= sizes
+    if generation == "4":
+        usual["head_size"] = 0
+    return ModelSpec(generation, **usual)
+
+
 def random_weights(spec: ModelSpec, seed: int = 1) -> dict[str, torch.Tensor]:
     """Official float32 tensors that make every part of the model matter."""
     numbers = torch.Generator().manual_seed(seed)
@@ -37,9 +49,16 @@ def random_weights(spec: ModelSpec, seed: int = 1) -> dict[str, torch.Tensor]:
         value = torch.randn(shape, generator=numbers)
         if ".ln" in name or name.startswith("ln_out"):
             return 0.2 * value + (1.0 if name.endswith("weight") else 0.0)
+        last = name.rsplit(".", 1)[-1]
+        if last == "time_decay":
+            return value - 1.0
+        if last == "time_faaaa":
+            return value * 0.5
+        if last == "time_maa_w2":
+            return value * 0.3
         if len(shape) == 2 and not name.endswith("r_k"):
             return value / math.sqrt(shape[0] if shape[0] < shape[1] else shape[1])
-        if ".x_" in name:
+        if ".x_" in name or last.startswith(("time_mix_", "time_maa_")):
             return torch.rand(shape, generator=numbers)
         return value * 0.5
 
@@ -49,18 +68,34 @@ def random_weights(spec: ModelSpec, seed: int = 1) -> dict[str, torch.Tensor]:
 def official(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same with vectors as official files have them, [1, 1, D]."""
 
-    def is_wide(name: str) -> bool:
-        last = name.rsplit(".", 1)[-1]
-        return last[:2] == "x_" or last in {"w0", "a0", "v0", "k_k", "k_a"}
+    finch = "blocks.0.att.time_maa_x" in weights
 
-    return {n: t.reshape(1, 1, -1).clone() if is_wide(n) else t for n, t in weights.items()}
+    def official_shape(name: str, shape: torch.Size) -> tuple[int, ...]:
+        last = name.rsplit(".", 1)[-1]
+        mixes = last.startswith(("x_", "time_mix_", "time_maa_")) and len(shape) == 1
+        if mixes or last in {"w0", "a0", "v0", "k_k", "k_a"} or (finch and last == "time_decay"):
+            return (1, 1, *shape)
+        if last == "time_decay" and "blocks.0.att.gate.weight" in weights and len(shape) == 1:
+            return (*shape, 1, 1)
+        return tuple(shape)
+
+    return {n: t.reshape(official_shape(n, t.shape)).clone() for n, t in weights.items()}
 
 
 def turned(weights: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Official tensors as float32 arrays in the converted layout, made without the converter."""
-    last = {"ffn.value.weight", *(f"att.{part}{side}" for part in "wavg" for side in "12")}
+    parts = (*"wavg", "time_maa_w", "time_decay_w")
+    last = {
+        "ffn.value.weight",
+        "ffn.s1",
+        "ffn.s2",
+        *(f"att.{part}{side}" for part in parts for side in "12"),
+    }
     arrays = {name: tensor.float().numpy() for name, tensor in weights.items()}
-    return {n: a.T.copy() if n.split(".", 2)[-1] in last else a for n, a in arrays.items()}
+    return {
+        n: a.swapaxes(-1, -2).copy() if n.split(".", 2)[-1] in last else a
+        for n, a in arrays.items()
+    }
 
 
 def converted_arrays(spec: ModelSpec, seed: int = 1) -> dict[str, np.ndarray]:

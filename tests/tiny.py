@@ -17,29 +17,31 @@ from rwkv_chat.store.conversations import Conversations
 
 
 @cache
-def model_file() -> Path:
+def model_file(generation: str = "7") -> Path:
     """An official .pth of a byte-level model that writes noise for ever."""
     import torch
 
-    from tests.seeded import official, random_weights, small_spec
+    from tests.seeded import official, random_weights, small_spec, spec_of
 
-    weights = random_weights(small_spec(vocab_size=256), seed=7)
+    usual = generation == "7"
+    spec = small_spec(vocab_size=256) if usual else spec_of(generation, vocab_size=256)
+    weights = random_weights(spec, seed=7)
     head = 3 * weights["head.weight"]
     # The last layer norm leans into a direction that only the head of id 0 sees, to avoid it.
     head -= head.mean(dim=1, keepdim=True)
     head[0] = -1.0
     weights["ln_out.bias"] += 2.0
     weights["head.weight"] = head
-    path = Path(mkdtemp(prefix="rwkv-chat-test-")) / "tiny.pth"
+    path = Path(mkdtemp(prefix="rwkv-chat-test-")) / f"tiny{'' if usual else generation}.pth"
     torch.save(official(weights), path)
     return path
 
 
-def load(weights: str = "f32") -> Model:
+def load(weights: str = "f32", generation: str = "7") -> Model:
     """The model of `model_file`; converts it into the current home the first time."""
     from rwkv_chat.engine.select import load_model
 
-    return load_model(model_file(), weights, threads=1)
+    return load_model(model_file(generation), weights, threads=1)
 
 
 class OneModel:

@@ -16,7 +16,12 @@ import numpy.typing as npt
 
 from rwkv_chat.checkpoints import safetensors
 from rwkv_chat.checkpoints.floats import BLOCK, from_float32, to_float32
-from rwkv_chat.checkpoints.layout import converted_shapes, is_transposed, render_spec
+from rwkv_chat.checkpoints.layout import (
+    converted_shapes,
+    is_transposed,
+    logarithm_of,
+    render_spec,
+)
 from rwkv_chat.checkpoints.reading import Checkpoint
 from rwkv_chat.checkpoints.source import Source, read_source
 from rwkv_chat.errors import CheckpointError, UsageError
@@ -145,8 +150,12 @@ class _Conversion:
     def _array(self, name: str, dtype: str, shape: tuple[int, ...]) -> Array:
         file, stored = self.source.checkpoint, self.source.names[name]
         array = file.array(stored)
-        if array.ndim == 2 and is_transposed(name) and not self.source.is_turned(name):
-            array = array.T
+        if array.ndim >= 2 and is_transposed(name) and not self.source.is_turned(name):
+            array = array.swapaxes(-1, -2)
+        logarithm = logarithm_of(name)
+        if logarithm and stored.endswith(logarithm):
+            with np.errstate(over="ignore"):  # what is not finite is refused
+                array = np.exp(to_float32(array))
         return _convert_tensor(file, name, array.reshape(shape), dtype)
 
     def _check_room(self, folder: Path, size: int) -> None:

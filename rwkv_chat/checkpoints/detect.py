@@ -2,13 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-from rwkv_chat.checkpoints.layout import check_limits, check_shapes, is_low_rank, official_shapes
-from rwkv_chat.checkpoints.names import require_rwkv7, strip_prefixes
+from rwkv_chat.checkpoints.layout import (
+    check_limits,
+    check_shapes,
+    is_low_rank,
+    logarithm_of,
+    official_shapes,
+)
+from rwkv_chat.checkpoints.names import find_generation, strip_prefixes
 from rwkv_chat.checkpoints.reading import Checkpoint, TensorShape
 from rwkv_chat.errors import MissingTensorError, ShapeError
+from rwkv_chat.models.generations import GENERATIONS
 from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.models.tensors import SIZES, split_size
 
 __all__ = ["Detected", "detect"]
 
@@ -36,16 +45,24 @@ def detect(checkpoint: Checkpoint) -> Detected:
     path = checkpoint.path
     names = strip_prefixes(path, checkpoint.tensors)
     tensors = {short: checkpoint.tensors[name] for short, name in names.items()}
-    require_rwkv7(path, tensors)
-    swapped = _is_swapped(path, tensors)
-    spec = _spec(path, tensors, swapped=swapped)
+    generation = find_generation(path, tensors)
+    swapped = generation == "7" and _is_swapped(path, tensors)
+    spec = _spec(path, tensors, generation, swapped=swapped)
     check_limits(path, spec)
     expected = official_shapes(spec)
     if swapped:
         expected |= {n: shape[::-1] for n, shape in expected.items() if is_low_rank(n)}
-    check_shapes(path, tensors, expected)
-    ignored = tuple(name for name in tensors if name not in expected)
-    return Detected(spec, {name: names[name] for name in expected}, swapped, ignored)
+    present = {name: _present(tensors, name) for name in expected}
+    check_shapes(path, {n: tensors[at] for n, at in present.items() if at in tensors}, expected)
+    used = set(present.values())
+    ignored = tuple(name for name in tensors if name not in used)
+    return Detected(spec, {name: names[at] for name, at in present.items()}, swapped, ignored)
+
+
+def _present(tensors: Mapping[str, TensorShape], name: str) -> str:
+    """The name under which a file has a tensor, which may be that of its logarithm."""
+    other = logarithm_of(name)
+    return other if name not in tensors and other in tensors else name
 
 
 def _is_swapped(path: Path, tensors: Mapping[str, TensorShape]) -> bool:
@@ -54,35 +71,41 @@ def _is_swapped(path: Path, tensors: Mapping[str, TensorShape]) -> bool:
     return first[0] != width and first[1] == width
 
 
-def _spec(path: Path, tensors: Mapping[str, TensorShape], *, swapped: bool) -> ModelSpec:
-    def rank(name: str) -> int:
-        return _shape(path, tensors, name, 2)[0 if swapped else 1]
-
-    vocab_size, n_embd = _shape(path, tensors, "emb.weight", 2)
+def _spec(
+    path: Path, tensors: Mapping[str, TensorShape], generation: str, *, swapped: bool
+) -> ModelSpec:
+    parts = GENERATIONS[generation]
     layers = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     n_layer = len(layers)  # a gap in their numbers is then a missing tensor
-    return ModelSpec(
-        generation="7",
-        n_layer=n_layer,
-        n_embd=n_embd,
-        vocab_size=vocab_size,
-        head_size=_shape(path, tensors, "blocks.0.att.r_k", 2)[1],
-        n_ffn=_shape(path, tensors, "blocks.0.ffn.key.weight", 2)[0],
-        rank_w=rank("blocks.0.att.w1"),
-        rank_a=rank("blocks.0.att.a1"),
-        rank_v=rank("blocks.1.att.v1") if n_layer > 1 else 0,
-        rank_g=rank("blocks.0.att.g1"),
-    )
+    sizes: dict[str, int] = {}
+    for name, rule in parts.tensors(2 if n_layer > 1 else 1):
+        letters = [split_size(size) for size in rule.shape]
+        if all(letter in sizes or not letter for _, letter in letters):
+            continue
+        shape = _shape(path, tensors, _present(tensors, name), len(letters))
+        if swapped and is_low_rank(name):
+            shape = shape[::-1]
+        for (factor, letter), number in zip(letters, shape, strict=True):
+            if letter:
+                sizes.setdefault(letter, number // factor)
+    n_head = sizes.pop("H", 0)
+    if n_head:
+        sizes.setdefault("N", sizes.get("A", 0) // n_head)
+    fields = {SIZES[letter]: number for letter, number in sizes.items()}
+    return ModelSpec(generation=generation, n_layer=n_layer, **{"head_size": 0, **fields})
 
 
 def _shape(
     path: Path, tensors: Mapping[str, TensorShape], name: str, dimensions: int
 ) -> tuple[int, ...]:
+    """The shape of a tensor, as one number where one dimension is asked for."""
     if name not in tensors:
         raise MissingTensorError(
             f"{path} lacks the tensor {name}. The file is not complete: get it again."
         )
     shape = tensors[name].shape
+    if dimensions == 1:  # official files have some vectors as [1, 1, D]
+        return (prod(shape),)
     if len(shape) != dimensions:
         raise ShapeError(
             f"{path}: tensor {name} is {list(shape)} and should have {dimensions} dimensions. "

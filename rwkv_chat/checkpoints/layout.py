@@ -1,13 +1,16 @@
-"""Where each weight of an RWKV-7 model stands: names and shapes of official and converted files."""
+"""Where each weight of a model stands: names and shapes of official and converted files."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 from rwkv_chat.checkpoints.reading import TensorShape
 from rwkv_chat.errors import MissingTensorError, NotAModelError, ShapeError
+from rwkv_chat.models.generations import GENERATIONS, Generation
 from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.models.tensors import SIZES, TensorRule
 
 __all__ = [
     "check_limits",
@@ -16,6 +19,7 @@ __all__ = [
     "is_low_rank",
     "is_transposed",
     "is_vector",
+    "logarithm_of",
     "official_shapes",
     "parse_spec",
     "render_spec",
@@ -33,66 +37,52 @@ _MAXIMA = {
     "rank_a": 16_384,
     "rank_v": 16_384,
     "rank_g": 16_384,
+    "n_att": 16_384,
+    "rank_mix": 16_384,
 }
-_MIX = tuple(f"att.x_{part}" for part in "rwkvag")
-_VECTORS = frozenset(
-    (*_MIX, "att.w0", "att.a0", "att.v0", "att.k_k", "att.k_a", "att.r_k", "ffn.x_k")
-)
 
 
 def official_shapes(spec: ModelSpec) -> Shapes:
     """Every tensor of the official layout, vectors as [D], in the order of the layers."""
-    d, v = spec.n_embd, spec.vocab_size
-    shapes: Shapes = {"emb.weight": (v, d)}
-    for layer in range(spec.n_layer):
-        if layer == 0:
-            shapes |= {"blocks.0.ln0.weight": (d,), "blocks.0.ln0.bias": (d,)}
-        shapes |= {f"blocks.{layer}.{name}": shape for name, shape in _layer(spec, layer).items()}
-    return shapes | {"ln_out.weight": (d,), "ln_out.bias": (d,), "head.weight": (v, d)}
+    return spec.parts.shapes(spec.n_layer, spec.sizes)
 
 
-def _layer(spec: ModelSpec, layer: int) -> Shapes:
-    d, f = spec.n_embd, spec.n_ffn
-    ranks = {"w": spec.rank_w, "a": spec.rank_a, "v": spec.rank_v, "g": spec.rank_g}
-    if layer == 0:
-        del ranks["v"]  # the value residual of layer 0 would be its own value
-    shapes: Shapes = {f"{norm}.{part}": (d,) for norm in ("ln1", "ln2") for part in _NORM}
-    shapes |= dict.fromkeys(_MIX, (d,))
-    for part, rank in ranks.items():
-        if part != "g":
-            shapes[f"att.{part}0"] = (d,)
-        shapes |= {f"att.{part}1": (d, rank), f"att.{part}2": (rank, d)}
-    shapes |= {"att.k_k": (d,), "att.k_a": (d,), "att.r_k": (spec.n_head, spec.head_size)}
-    for matrix in ("receptance", "key", "value", "output"):
-        shapes[f"att.{matrix}.weight"] = (d, d)
-    shapes |= {"att.ln_x.weight": (d,), "att.ln_x.bias": (d,), "ffn.x_k": (d,)}
-    return shapes | {"ffn.key.weight": (f, d), "ffn.value.weight": (d, f)}
+@cache
+def _rules() -> dict[str, TensorRule]:
+    """How each tensor inside a layer is kept, the same in all generations that have it."""
+    return {rule.name: rule for parts in GENERATIONS.values() for rule in parts.layer}
 
 
-_NORM = ("weight", "bias")
+def _rule(name: str) -> TensorRule | None:
+    return _rules().get(name.split(".", 2)[2]) if name.startswith("blocks.") else None
 
 
 def is_vector(name: str) -> bool:
     """Whether a tensor stays float32 in every weights type (r_k too, though it is [H, N])."""
-    return ".ln" in name or name.startswith("ln_out") or _short(name) in _VECTORS
+    rule = _rule(name)
+    return (
+        ".ln" in name or name.startswith("ln_out") or (rule is not None and rule.kind == "vector")
+    )
 
 
 def is_transposed(name: str) -> bool:
     """Whether a converted file holds the transpose of the official tensor."""
-    return _short(name) == "ffn.value.weight" or is_low_rank(name)
+    rule = _rule(name)
+    return rule is not None and rule.is_turned
 
 
 def is_low_rank(name: str) -> bool:
     """Whether a tensor is one half of a low-rank pair, such as w1 [D, rank] and w2 [rank, D]."""
-    return _short(name) in _LOW_RANK
+    rule = _rule(name)
+    return rule is not None and rule.kind == "low_rank"
 
 
-_LOW_RANK = frozenset(f"att.{part}{side}" for part in "wavg" for side in "12")
-
-
-def _short(name: str) -> str:
-    """The name inside its layer."""
-    return name.split(".", 2)[2] if name.startswith("blocks.") else name
+def logarithm_of(name: str) -> str:
+    """The name of what some files hold instead: the tensor's logarithm; empty where none do."""
+    rule = _rule(name)
+    if rule is None or not rule.logarithm:
+        return ""
+    return name.removesuffix(rule.name) + rule.logarithm
 
 
 def converted_shapes(spec: ModelSpec, weights: str) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -101,14 +91,15 @@ def converted_shapes(spec: ModelSpec, weights: str) -> dict[str, tuple[str, tupl
     The float32 vectors come first, so that every tensor is aligned to its type.
     """
     matrix = {"f32": "F32", "bf16": "BF16"}[weights]
-    shapes = official_shapes(spec)
     entries = {
-        name: ("F32", shape)
-        if is_vector(name)
-        else (matrix, shape[:: -1 if is_transposed(name) else 1])
-        for name, shape in shapes.items()
+        name: ("F32", shape) if is_vector(name) else (matrix, _kept(name, shape))
+        for name, shape in official_shapes(spec).items()
     }
     return dict(sorted(entries.items(), key=lambda item: not is_vector(item[0])))
+
+
+def _kept(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-2], shape[-1], shape[-2]) if is_transposed(name) else shape
 
 
 def check_shapes(
@@ -146,23 +137,42 @@ def check_limits(path: Path, spec: ModelSpec) -> None:
     Raises:
         ShapeError: with the size that is not.
     """
-    for name, maximum in _MAXIMA.items():
+    names = _size_names(spec.parts)
+    for name in names:
+        maximum = _MAXIMA[name]
         minimum = 0 if name == "rank_v" and spec.n_layer == 1 else 1
         if not minimum <= getattr(spec, name) <= maximum:
             raise ShapeError(
                 f"{path}: {name} is {getattr(spec, name)}, outside {minimum} to {maximum}. "
                 "The file is not a model that can be used."
             )
-    if spec.n_head * spec.head_size != spec.n_embd:
+    if "head_size" in names and spec.n_head * spec.head_size != spec.n_att:
         raise ShapeError(
-            f"{path}: heads of {spec.head_size} do not divide the width {spec.n_embd}. "
+            f"{path}: heads of {spec.head_size} do not divide the width {spec.n_att}. "
             "The file is not a model that can be used."
         )
 
 
+def _size_names(parts: Generation) -> tuple[str, ...]:
+    """The fields of ModelSpec that are sizes of this generation, in their order."""
+    letters = {SIZES[letter] for letter in parts.letters}
+    return tuple(
+        field.name
+        for field in fields(ModelSpec)
+        if field.name == "n_layer" or field.name in letters
+    )
+
+
 def render_spec(spec: ModelSpec) -> str:
-    """The spec as the JSON of a converted file's metadata."""
-    return json.dumps(asdict(spec))
+    """The spec as the JSON of a converted file's metadata: what its generation has."""
+    return json.dumps({name: getattr(spec, name) for name in _described(spec.parts)})
+
+
+def _described(parts: Generation) -> list[str]:
+    names = {"generation", *_size_names(parts)}
+    if parts.has_group_norm:
+        names.add("group_norm_eps")
+    return [field.name for field in fields(ModelSpec) if field.name in names]
 
 
 def parse_spec(path: Path, text: str) -> ModelSpec:
@@ -172,17 +182,25 @@ def parse_spec(path: Path, text: str) -> ModelSpec:
         NotAModelError, ShapeError: it is not such text, or its sizes are impossible.
     """
     try:
-        values = json.loads(text)
-        good = isinstance(values, dict) and values.keys() == {f.name for f in fields(ModelSpec)}
-        good = good and values["generation"] == "7" and _is_epsilon(values["group_norm_eps"])
-        good = good and all(type(values[name]) is int for name in _MAXIMA)
-    except (ValueError, RecursionError):
-        good = False
-    if not good:
-        raise NotAModelError(f"{path} is damaged: the description of the model is not readable.")
-    spec = ModelSpec(**values)
+        spec = _parsed(json.loads(text))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise NotAModelError(
+            f"{path} is damaged: the description of the model is not readable."
+        ) from None
     check_limits(path, spec)
     return spec
+
+
+def _parsed(values: object) -> ModelSpec:
+    if not isinstance(values, dict):
+        raise TypeError("not an object")
+    parts = GENERATIONS[values["generation"]]
+    sizes = _size_names(parts)
+    if values.keys() != set(_described(parts)) or any(type(values[n]) is not int for n in sizes):
+        raise ValueError("other fields")
+    if not _is_epsilon(values.get("group_norm_eps", 0.5)):
+        raise ValueError("no epsilon")
+    return ModelSpec(**{"head_size": 0, **values})
 
 
 def _is_epsilon(value: object) -> bool:

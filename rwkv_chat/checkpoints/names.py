@@ -1,12 +1,14 @@
 """Tensor names: the wrappers' prefixes, and what they tell of the architecture."""
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 
 from rwkv_chat.checkpoints.reading import TensorShape
 from rwkv_chat.errors import NotAModelError, UnsupportedModelError
+from rwkv_chat.models.generations import GENERATIONS
 
-__all__ = ["require_rwkv7", "strip_prefixes"]
+__all__ = ["find_generation", "strip_prefixes"]
 
 _PREFIXES = ("module.", "_forward_module.", "model.", "_orig_mod.")
 
@@ -31,24 +33,25 @@ def strip_prefixes(path: Path, names: Iterable[str]) -> dict[str, str]:
     return result
 
 
-def require_rwkv7(path: Path, tensors: Mapping[str, TensorShape]) -> None:
-    """Check that the names (without prefixes) are those of an RWKV-7 model.
+def find_generation(path: Path, tensors: Mapping[str, TensorShape]) -> str:
+    """The generation, such as "5.2", that the names (without prefixes) are those of.
 
     Raises:
         UnsupportedModelError: they are those of something else, which the sentence names.
         NotAModelError: they belong to no known model.
     """
     found = _architecture(tensors)
-    if found == "RWKV-7":
-        return
+    known = "Give an RWKV model of generation 4, 5, 6 or 7."
     if found is None:
-        raise NotAModelError(
-            f"{path} holds no RWKV model: its tensors have unknown names. Give an RWKV-7 model."
-        )
-    raise UnsupportedModelError(f"{path} is {found}, which is not supported. Give an RWKV-7 model.")
+        raise NotAModelError(f"{path} holds no RWKV model: its tensors have unknown names. {known}")
+    if found in GENERATIONS:
+        return found
+    raise UnsupportedModelError(f"{path} is {found}, which is not supported. {known}")
 
 
 def _architecture(tensors: Mapping[str, TensorShape]) -> str | None:
+    """A key of GENERATIONS, or what else it is in words."""
+
     def has(*parts: str) -> bool:
         return any(part in name for name in tensors for part in parts)
 
@@ -65,13 +68,15 @@ def _architecture(tensors: Mapping[str, TensorShape]) -> str | None:
     if has("att.r_k"):
         return _variant_of_7(has("ffn.s_emb"), has("qkv."), has("ffn.enn", "rosa"))
     if has("att.time_state"):
-        return "a start state (time_state) and not a whole model"
+        whole = has("att.key.weight")
+        return f"a start state (time_state) and {'also' if whole else 'not'} a whole model"
     if has("att.time_maa_x", "att.time_maa_k"):
-        return "an RWKV-6 model"
+        return "6" if has("att.gate.weight") else "an RWKV-6 model of a trial (x060a, b or c)"
     if has("att.ln_x"):
         return _variant_of_5(tensors, gate=has("att.gate", "att.time_mix_g"))
     if has("att.time_mix"):
-        return _old(tensors, normed=has("ln0."), keyed=has("att.time_mix_k"))
+        trial = has("head_q.", "head_k.", "ffnPre.", "tiny_q", "pos_emb", "ffn.aa.")
+        return _old(tensors, normed=has("ln0."), keyed=has("att.time_mix_k"), trial=trial)
     return None
 
 
@@ -80,21 +85,20 @@ def _variant_of_7(deep_embedding: bool, attention: bool, later: bool) -> str:
         return "an RWKV-8 model"
     if attention:
         return "an RWKV-7b model"
-    if deep_embedding:
-        return "an RWKV-7a model"
-    return "RWKV-7"
+    return "7a" if deep_embedding else "7"
 
 
 def _variant_of_5(tensors: Mapping[str, TensorShape], *, gate: bool) -> str:
-    decay = tensors.get("blocks.0.att.time_decay")
     if not gate:
-        return "an RWKV-5.0 model"
-    scalar = decay is not None and (len(decay.shape) == 1 or decay.shape[1:] == (1, 1))
-    return "an RWKV-5.1 model" if scalar else "an RWKV-5.2 model"
+        return "5.0"
+    decay = tensors.get("blocks.0.att.time_decay")
+    return "5.1" if decay is not None and prod(decay.shape[1:]) == 1 else "5.2"
 
 
-def _old(tensors: Mapping[str, TensorShape], *, normed: bool, keyed: bool) -> str:
+def _old(tensors: Mapping[str, TensorShape], *, normed: bool, keyed: bool, trial: bool) -> str:
     if not normed:
         return "an RWKV-2.5 model" if keyed else "an RWKV-2 model"
     decay = tensors.get("blocks.0.att.time_decay")
-    return "an RWKV-3 model" if decay is not None and len(decay.shape) == 2 else "an RWKV-4 model"
+    if decay is not None and len(decay.shape) == 2:
+        return "an RWKV-3 model"
+    return "an RWKV-4 model with parts of a trial (head_qk, ffnPre or others)" if trial else "4"

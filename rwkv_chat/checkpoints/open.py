@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,10 @@ class FileInfo:
 
 
 def open_model(
-    path: Path, weights: str | None = None, progress: Progress | None = None
+    path: Path,
+    weights: str | None = None,
+    progress: Progress | None = None,
+    group_norm_eps: float | None = None,
 ) -> ConvertedModel:
     """Open a model file of any supported format.
 
@@ -77,47 +80,51 @@ def open_model(
         weights: "f32" or "bf16"; None takes that of a converted file, and otherwise the smallest
             type that holds the weights of the file exactly.
         progress: told how far a conversion is; it cancels by raising.
+        group_norm_eps: replaces that of the file, for models that were trained with another one
+            (such as 1e-5) than the official 64e-5: no file says so. The fingerprint then differs.
 
     Raises:
-        CheckpointError: the file cannot be used. UsageError: there is no such weights type.
+        CheckpointError: the file cannot be used. UsageError: there is no such weights type, or the
+            model cannot have such an epsilon.
     """
     if weights is not None and weights not in WEIGHTS:
         raise UsageError(f'There is no weights type "{weights}"; use "f32" or "bf16".')
     if weights is not None:
-        cached = _open_cached(path, weights)
+        cached = _open_cached(path, weights, group_norm_eps)
         if cached is not None:
             return cached
     source = read_source(path)
     if source.is_converted and weights in (None, source.weights):
-        return _map(source, path)
+        return _map(source, path, group_norm_eps)
     if weights is None:
         weights = "bf16" if source.dtype == "BF16" else "f32"
-        cached = _open_cached(path, weights)
+        cached = _open_cached(path, weights, group_norm_eps)
         if cached is not None:
             return cached
-    return _map(read_source(convert(path, weights, progress)), path)
+    return _map(read_source(convert(path, weights, progress)), path, group_norm_eps)
 
 
-def _open_cached(path: Path, weights: str) -> ConvertedModel | None:
+def _open_cached(path: Path, weights: str, epsilon: float | None) -> ConvertedModel | None:
     cached = cached_path(path, weights)
     if not cached.exists():
         return None
     try:
-        return _map(read_source(cached), path)
+        return _map(read_source(cached), path, epsilon)
     except CheckpointError:  # damaged: the original is there to convert again
         return None
 
 
-def _map(source: Source, asked: Path) -> ConvertedModel:
+def _map(source: Source, asked: Path, epsilon: float | None) -> ConvertedModel:
+    spec = source.spec if epsilon is None else _with_epsilon(source.spec, epsilon)
     file = source.checkpoint
     if not isinstance(file, safetensors.TensorFile):
         raise TypeError("only a safetensors file can be converted")
     if len(file.payload) <= _VERIFIED_SIZE:
         _verify_payload(file)
     return ConvertedModel(
-        spec=source.spec,
+        spec=spec,
         tensors={name: file.array(name) for name in file.tensors},
-        fingerprint=_fingerprint(source),
+        fingerprint=_fingerprint(source.payload_sha256, spec),
         weights=source.weights,
         name=source.name,
         tokenizer=source.tokenizer,
@@ -127,9 +134,19 @@ def _map(source: Source, asked: Path) -> ConvertedModel:
     )
 
 
-def _fingerprint(source: Source) -> str:
+def _with_epsilon(spec: ModelSpec, epsilon: float) -> ModelSpec:
+    if not spec.parts.has_group_norm:
+        raise UsageError(
+            f"RWKV-{spec.generation} has no group norm, so it cannot be given an epsilon for it."
+        )
+    if not 0 < epsilon < 1:
+        raise UsageError(f"The epsilon of the group norm must lie between 0 and 1, not {epsilon}.")
+    return replace(spec, group_norm_eps=float(epsilon))
+
+
+def _fingerprint(payload_sha256: str, spec: ModelSpec) -> str:
     """Equal weights under another spec, such as another epsilon, are another model."""
-    return hashlib.sha256((source.payload_sha256 + render_spec(source.spec)).encode()).hexdigest()
+    return hashlib.sha256((payload_sha256 + render_spec(spec)).encode()).hexdigest()
 
 
 def verify(path: Path) -> None:

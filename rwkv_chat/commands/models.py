@@ -43,13 +43,13 @@ def _info(name: str, *, as_json: bool) -> int:
         print(json.dumps(asdict(found), default=str, indent=2))
         return 0
     spec = found.spec
+    heads = f"{spec.n_head} heads of {spec.head_size}, " if spec.n_head else ""
     rows = {
         "file": str(found.path),
         "format": found.format,
         "generation": f"RWKV-{spec.generation}",
         "parameters": f"{spec.n_parameters:,}",
-        "shape": f"{spec.n_layer} layers, {spec.n_embd} channels, {spec.n_head} heads of "
-        f"{spec.head_size}, {spec.vocab_size} tokens",
+        "shape": f"{spec.n_layer} layers, {spec.n_embd} channels, {heads}{spec.vocab_size} tokens",
         "tokenizer": found.tokenizer,
         "template": found.template,
         "size on disk": _size(found.file_bytes),

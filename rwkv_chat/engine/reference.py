@@ -13,24 +13,43 @@ from rwkv_chat.engine.backend import DecoderConfig
 from rwkv_chat.engine.ids import check_ids
 from rwkv_chat.engine.sampling import Penalties, sample
 from rwkv_chat.errors import UsageError
-from rwkv_chat.models.rwkv7 import Rwkv7
+from rwkv_chat.models.base import Reference
+from rwkv_chat.models.rwkv4 import Rwkv4
+from rwkv_chat.models.rwkv5 import Rwkv5
+from rwkv_chat.models.rwkv6 import Rwkv6
+from rwkv_chat.models.rwkv7 import Rwkv7, Rwkv7a
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32, StateLayout
 
 __all__ = ["ReferenceBackend"]
 
+_MODELS: Mapping[str, type[Reference]] = {
+    "4": Rwkv4,
+    "5.0": Rwkv5,
+    "5.1": Rwkv5,
+    "5.2": Rwkv5,
+    "6": Rwkv6,
+    "7": Rwkv7,
+    "7a": Rwkv7a,
+}
+
 
 class ReferenceBackend:
-    """RWKV-7 in float32 on the CPU, one id at a time, so that no split of the ids can matter."""
+    """A model in float32 on the CPU, one id at a time, so that no split of the ids can matter.
 
-    def __init__(self, spec: ModelSpec, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-        self._model = Rwkv7(spec, tensors)
-        self._layout = StateLayout.of(spec)
+    `remark` is added to the name that people read.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, tensors: Mapping[str, npt.NDArray[Any]], remark: str = ""
+    ) -> None:
+        self._model = _MODELS[spec.generation](spec, tensors)
+        self._remark = remark
 
     @property
     def name(self) -> str:
         """For people."""
-        return "reference, torch"
+        return f"reference, torch, {self._remark}" if self._remark else "reference, torch"
 
     @property
     def spec(self) -> ModelSpec:
@@ -40,7 +59,7 @@ class ReferenceBackend:
     @property
     def layout(self) -> StateLayout:
         """The order of the state."""
-        return self._layout
+        return self._model.layout
 
     def forward(self, ids: Sequence[int], state: F32 | None) -> tuple[F32, F32]:
         """Feed `ids` after `state`; see Backend."""
@@ -71,10 +90,10 @@ class ReferenceBackend:
     def _unpack(self, state: F32 | None) -> torch.Tensor:
         if state is None:
             return self._model.new_state()
-        if state.dtype != np.float32 or state.shape != (self._layout.size,):
+        if state.dtype != np.float32 or state.shape != (self.layout.size,):
             raise UsageError(
                 f"This state has {state.size} numbers of type {state.dtype}; "
-                f"the model needs {self._layout.size} of type float32."
+                f"the model needs {self.layout.size} of type float32."
             )
         return torch.tensor(state).view(self.spec.n_layer, -1)
 

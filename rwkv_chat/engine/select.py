@@ -12,9 +12,11 @@ from rwkv_chat.errors import TokenizerError, UsageError
 from rwkv_chat.tokenizer.load import load as load_tokenizer
 from rwkv_chat.tokenizer.vocabulary import Vocabulary
 
-__all__ = ["BACKENDS", "load_model"]
+__all__ = ["BACKENDS", "NATIVE_GENERATIONS", "load_model"]
 
 BACKENDS = ("native", "reference")
+NATIVE_GENERATIONS = frozenset({"7"})
+"""Those that the compiled kernels compute."""
 
 
 def load_model(
@@ -23,8 +25,12 @@ def load_model(
     device: str = "cpu",
     threads: int | None = None,
     progress: Progress | None = None,
+    group_norm_eps: float | None = None,
 ) -> Model:
     """Open a model file of any supported format.
+
+    Generations that the compiled kernels do not know run on the reference, in float32; the name of
+    the backend says so.
 
     Args:
         path: a file; the first time it is converted, and the converted copy is cached.
@@ -32,6 +38,8 @@ def load_model(
         device: "cpu".
         threads: None for one per physical core.
         progress: told what is being done and how much of it is done.
+        group_norm_eps: replaces that of the file, for models trained with another one than the
+            official 64e-5.
 
     Raises:
         CheckpointError: the file cannot be used.
@@ -46,11 +54,14 @@ def load_model(
     if weights not in found.weights_bytes:
         known = " or ".join(found.weights_bytes)
         raise UsageError(f"There is no weights type {weights!r}; use {known}.")
+    backend_name = _backend_name(found.spec.generation)
     need = found.weights_bytes[weights] + found.state_bytes
+    if backend_name == "reference":  # it keeps a copy in float32
+        need += found.weights_bytes["f32"]
     memory.check(found.name, need, memory.available_bytes())
-    converted = open_model(Path(path), weights, progress)
+    converted = open_model(Path(path), weights, progress, group_norm_eps)
     tokenizer = _tokenizer(converted)
-    backend = _backend(converted, threads)
+    backend = _backend(backend_name, converted, threads)
     return Model(
         name=converted.name,
         backend=backend,
@@ -73,16 +84,24 @@ def _tokenizer(converted: ConvertedModel) -> Vocabulary:
     return load_tokenizer(kind, rows, folder)
 
 
-def _backend(converted: ConvertedModel, threads: int | None) -> Backend:
-    name = os.environ.get("RWKV_CHAT_BACKEND") or BACKENDS[0]
-    if name not in BACKENDS:
+def _backend_name(generation: str) -> str:
+    """One of BACKENDS: what the environment asks for, or else the fastest for the generation."""
+    name = os.environ.get("RWKV_CHAT_BACKEND")
+    if name and name not in BACKENDS:
         raise UsageError(
             f'RWKV_CHAT_BACKEND is "{name}"; it must be one of {", ".join(BACKENDS)}, or unset.'
         )
+    return name or ("native" if generation in NATIVE_GENERATIONS else "reference")
+
+
+def _backend(name: str, converted: ConvertedModel, threads: int | None) -> Backend:
+    spec = converted.spec
     if name == "reference":
         from rwkv_chat.engine.reference import ReferenceBackend
 
-        return ReferenceBackend(converted.spec, converted.tensors)
+        known = spec.generation in NATIVE_GENERATIONS
+        remark = "" if known else f"as there are no kernels for RWKV-{spec.generation}"
+        return ReferenceBackend(spec, converted.tensors, remark)
     from rwkv_chat.engine.native import NativeBackend
 
-    return NativeBackend(converted.spec, converted.tensors, threads)
+    return NativeBackend(spec, converted.tensors, threads)

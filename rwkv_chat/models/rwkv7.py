@@ -1,91 +1,29 @@
 """RWKV-7 "Goose": the readable truth that every faster implementation is compared with.
 
 The formulas are those of the paper (https://arxiv.org/abs/2503.14456) and of `rwkv_v7_numpy.py` in
-the repository BlinkDL/RWKV-LM. T is the number of tokens, D the width, H the number of heads,
-N = D / H their size, V the vocabulary.
+the repository BlinkDL/RWKV-LM. Letters as in `base`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import group_norm, layer_norm, linear, normalize
+from torch.nn.functional import linear, normalize
 
-from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.models.base import Call, LayerState, Reference
 
-__all__ = ["Rwkv7"]
+__all__ = ["Rwkv7", "Rwkv7a"]
 
-_LAYER_NORM_EPS = 1e-5
 _KEY_NORM_EPS = 1e-12
 _SLOWEST_DECAY = -math.exp(-0.5)
 
 
-class Rwkv7:
-    """The model on the CPU.
-
-    Its weights are those of a converted file: official names, matrices as [out, in], the low-rank
-    pairs as [rank, D] and [D, rank], and `ffn.value.weight` as [F, D]. bfloat16 ones come as
-    uint16. Everything is computed in `dtype`.
-    """
-
-    def __init__(
-        self,
-        spec: ModelSpec,
-        tensors: Mapping[str, npt.NDArray[Any]],
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.spec = spec
-        self.dtype = dtype
-        self._weights = {name: _tensor(array).to(dtype) for name, array in tensors.items()}
-
-    def new_state(self) -> Tensor:
-        """The state before the first token, zeros [n_layer, D + H * N * N + D]."""
-        d, n = self.spec.n_embd, self.spec.head_size
-        return torch.zeros(self.spec.n_layer, d + d * n + d, dtype=self.dtype)
-
-    def forward(self, ids: Sequence[int], state: Tensor) -> tuple[Tensor, Tensor]:
-        """Feed `ids` after `state`, which is left as it is.
-
-        One id at a time this is the recurrent form; several at once multiply the matrices over all
-        of them and give the same but for rounding.
-
-        Returns:
-            The logits after every id, [T, V], and the new state.
-        """
-        with torch.inference_mode():
-            x = self._weights["emb.weight"][torch.tensor(ids)]
-            x = self._norm("blocks.0.ln0", x)
-            v_first: Tensor | None = None
-            layers = []
-            for layer in range(self.spec.n_layer):
-                x, v_first, new = self._block(f"blocks.{layer}.", x, v_first, state[layer])
-                layers.append(new)
-            logits = linear(self._norm("ln_out", x), self._weights["head.weight"])
-            return logits, torch.stack(layers)
-
-    def _block(
-        self, block: str, x: Tensor, v_first: Tensor | None, state: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One layer on x [T, D]; also the values of layer 0 and the layer's new state."""
-        d, h, n = self.spec.n_embd, self.spec.n_head, self.spec.head_size
-        att_shift, wkv, ffn_shift = torch.split(state, [d, d * n, d])
-        before = self._norm(f"{block}ln1", x)
-        out, v_first, wkv = self._time_mix(
-            f"{block}att.", before, _shift(before, att_shift), v_first, wkv.view(h, n, n)
-        )
-        x = x + out
-        inner = self._norm(f"{block}ln2", x)
-        x = x + self._channel_mix(f"{block}ffn.", inner, _shift(inner, ffn_shift))
-        return x, v_first, torch.cat([before[-1], wkv.flatten(), inner[-1]])
+class Rwkv7(Reference):
+    """The model on the CPU; see `Reference`."""
 
     def _time_mix(
-        self, att: str, x: Tensor, previous: Tensor, v_first: Tensor | None, wkv: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The mixing over time; `wkv` is the matrix state [H, N of values, N of keys]."""
+        self, att: str, x: Tensor, previous: Tensor, state: LayerState, call: Call
+    ) -> tuple[Tensor, LayerState]:
         get, heads = self._weights, (len(x), self.spec.n_head, self.spec.head_size)
 
         def mixed(part: str) -> Tensor:
@@ -101,36 +39,45 @@ class Rwkv7:
         w = torch.exp(_SLOWEST_DECAY * torch.sigmoid(get[f"{att}w0"] + w))
         a = torch.sigmoid(get[f"{att}a0"] + low_rank("a", linear(mixed("a"), get[f"{att}a1"])))
         g = low_rank("g", torch.sigmoid(linear(mixed("g"), get[f"{att}g1"])))
-        if v_first is None:
-            v_first = v
+        if call.v_first is None:
+            call.v_first = v
         else:
             residual = low_rank("v", linear(mixed("v"), get[f"{att}v1"]))
-            v = v + (v_first - v) * torch.sigmoid(get[f"{att}v0"] + residual)
+            v = v + (call.v_first - v) * torch.sigmoid(get[f"{att}v0"] + residual)
         removed = normalize((k * get[f"{att}k_k"]).view(heads), dim=-1, eps=_KEY_NORM_EPS)
         k = k * (1 + (a - 1) * get[f"{att}k_a"])
 
         r, w, k, v, a = (part.view(heads) for part in (r, w, k, v, a))
-        y, wkv = _wkv(r, w, k, v, removed, a, wkv)
-        y = group_norm(
-            y.reshape(len(x), -1),
-            self.spec.n_head,
-            get[f"{att}ln_x.weight"],
-            get[f"{att}ln_x.bias"],
-            self.spec.group_norm_eps,
-        )
+        y, wkv = _wkv(r, w, k, v, removed, a, state["wkv"])
         bonus = (r * k * get[f"{att}r_k"]).sum(-1, keepdim=True) * v
-        y = (y + bonus.reshape(len(x), -1)) * g
-        return linear(y, get[f"{att}output.weight"]), v_first, wkv
+        y = (self._group_norm(f"{att}ln_x", y) + bonus.reshape(len(x), -1)) * g
+        return linear(y, get[f"{att}output.weight"]), {"wkv": wkv}
 
-    def _channel_mix(self, ffn: str, x: Tensor, previous: Tensor) -> Tensor:
-        """The mixing over channels, x [T, D]."""
+    def _channel_mix(self, ffn: str, x: Tensor, previous: Tensor, call: Call) -> Tensor:
+        return self._hidden(ffn, x, previous) @ self._weights[f"{ffn}value.weight"]
+
+    def _hidden(self, ffn: str, x: Tensor, previous: Tensor) -> Tensor:
+        """The hidden channels of the channel mix, [T, F]."""
         mixed = x + (previous - x) * self._weights[f"{ffn}x_k"]
-        hidden = torch.relu(linear(mixed, self._weights[f"{ffn}key.weight"])) ** 2
-        return hidden @ self._weights[f"{ffn}value.weight"]
+        return torch.relu(linear(mixed, self._weights[f"{ffn}key.weight"])) ** 2
 
-    def _norm(self, name: str, x: Tensor) -> Tensor:
-        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        return layer_norm(x, x.shape[-1:], weight, bias, _LAYER_NORM_EPS)
+
+class Rwkv7a(Rwkv7):
+    """RWKV-7 with DeepEmbed: in every layer each token scales the hidden channels in its own way.
+
+    The formulas are those of `rwkv_v7a_demo.py` in the repository BlinkDL/RWKV-LM.
+    """
+
+    def _channel_mix(self, ffn: str, x: Tensor, previous: Tensor, call: Call) -> Tensor:
+        get = self._weights
+        own = get[f"{ffn}s_emb.weight"][call.ids] + linear(
+            call.embedded, get[f"{ffn}s_emb_x.weight"]
+        )
+        inner = linear(x, get[f"{ffn}s1"])
+        side = inner.shape[-1]
+        inner = (inner.unsqueeze(1) @ own.view(-1, side, side)).squeeze(1)
+        scale = linear(inner, get[f"{ffn}s2"]) + get[f"{ffn}s0"]
+        return (self._hidden(ffn, x, previous) * scale) @ get[f"{ffn}value.weight"]
 
 
 def _wkv(
@@ -147,14 +94,3 @@ def _wkv(
         state = state + v[t].unsqueeze(-1) * k[t].unsqueeze(-2)
         outputs.append((state @ r[t].unsqueeze(-1)).squeeze(-1))
     return torch.stack(outputs), state
-
-
-def _shift(x: Tensor, previous: Tensor) -> Tensor:
-    """The token before each of x [T, D], the first one's being `previous` [D]."""
-    return torch.cat([previous.unsqueeze(0), x[:-1]])
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    if array.dtype == np.uint16:
-        return torch.from_numpy((array.astype(np.uint32) << 16).view(np.float32))
-    return torch.from_numpy(array.astype(np.float32))

@@ -1,6 +1,10 @@
 """The shape of a model, read from its tensors and fixed before anything is allocated."""
 
 from dataclasses import dataclass
+from math import prod
+
+from rwkv_chat.models.generations import GENERATIONS, Generation
+from rwkv_chat.models.tensors import SIZES
 
 __all__ = ["ModelSpec"]
 
@@ -9,8 +13,9 @@ __all__ = ["ModelSpec"]
 class ModelSpec:
     """Everything that the sizes of weights and states follow from.
 
-    `n_embd` is D, `n_head` H, `head_size` N with H * N = D, `n_ffn` F (4 * D in RWKV-7).
-    The `rank_*` are the inner sizes of the low-rank matrices of RWKV-7.
+    `n_embd` is D, `n_att` A the width inside the time mix (left out, it is D), `n_head` H,
+    `head_size` N with H * N = A, `n_ffn` F. RWKV-4 has no heads: its `head_size` is 0. The `rank_*`
+    are the inner sizes of low-rank matrices, 0 where a generation has none.
     """
 
     generation: str
@@ -19,22 +24,35 @@ class ModelSpec:
     vocab_size: int
     head_size: int
     n_ffn: int
-    rank_w: int
-    rank_a: int
-    rank_v: int
-    rank_g: int
+    rank_w: int = 0
+    rank_a: int = 0
+    rank_v: int = 0
+    rank_g: int = 0
     group_norm_eps: float = 64e-5
+    n_att: int = 0
+    rank_mix: int = 0
+
+    def __post_init__(self) -> None:
+        """Give `n_att` its usual value."""
+        if not self.n_att:
+            object.__setattr__(self, "n_att", self.n_embd)
 
     @property
     def n_head(self) -> int:
         """Number of heads, H."""
-        return self.n_embd // self.head_size
+        return self.n_att // self.head_size if self.head_size else 0
+
+    @property
+    def parts(self) -> Generation:
+        """The tensors and the state of its generation."""
+        return GENERATIONS[self.generation]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of this generation by their letter."""
+        return {letter: getattr(self, SIZES[letter]) for letter in self.parts.letters}
 
     @property
     def n_parameters(self) -> int:
         """Number of weights, the unused value-residual tensors of layer 0 left out."""
-        d, f, v = self.n_embd, self.n_ffn, self.vocab_size
-        low_rank = 2 * d * (self.rank_w + self.rank_a + self.rank_g)
-        layer = 4 * d * d + 2 * d * f + low_rank + 6 * d + 2 * d + 3 * d + d + 2 * d + 4 * d
-        residual = (self.n_layer - 1) * (2 * d * self.rank_v + d)
-        return 2 * v * d + self.n_layer * layer + residual + 4 * d
+        return sum(map(prod, self.parts.shapes(self.n_layer, self.sizes).values()))

@@ -1,12 +1,13 @@
 """The recurrent state: one flat float32 vector, and the layout that names its parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.models.tensors import resolve
 
 __all__ = ["F32", "StateField", "StateLayout"]
 
@@ -15,10 +16,14 @@ F32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class StateField:
-    """One named part of the state of every layer; `shape` is that of one layer."""
+    """One named part of the state of every layer; `shape` is that of one layer.
+
+    `start` fills it before the first token. It does not tell fields apart: a saved state lacks it.
+    """
 
     name: str
     shape: tuple[int, ...]
+    start: float = field(default=0.0, compare=False)
 
     @property
     def size(self) -> int:
@@ -36,19 +41,18 @@ class StateLayout:
 
     @classmethod
     def of(cls, spec: ModelSpec) -> "StateLayout":
-        """The layout of RWKV-7: att_shift [D], wkv [H, N_v, N_k], ffn_shift [D] per layer."""
-        d, n = spec.n_embd, spec.head_size
-        fields = (
-            StateField("att_shift", (d,)),
-            StateField("wkv", (spec.n_head, n, n)),
-            StateField("ffn_shift", (d,)),
+        """The layout that the generation of `spec` declares, such as att_shift, wkv, ffn_shift."""
+        sizes = spec.sizes
+        fields = tuple(
+            StateField(rule.name, resolve(rule.shape, sizes), rule.start)
+            for rule in spec.parts.state
         )
         return cls(f"rwkv{spec.generation}", spec.n_layer, fields)
 
     @property
     def layer_size(self) -> int:
         """Number of floats in one layer."""
-        return sum(field.size for field in self.fields)
+        return sum(part.size for part in self.fields)
 
     @property
     def size(self) -> int:
@@ -57,4 +61,5 @@ class StateLayout:
 
     def new(self) -> F32:
         """The state before the first token, float32 [size]."""
-        return np.zeros(self.size, dtype=np.float32)
+        layer = [np.full(part.size, part.start, dtype=np.float32) for part in self.fields]
+        return np.tile(np.concatenate(layer), self.n_layer)

@@ -12,7 +12,8 @@ from rwkv_chat.errors import (
     ShapeError,
     UnsupportedModelError,
 )
-from tests.seeded import official, random_weights, shared_model, small_spec
+from rwkv_chat.models.spec import ModelSpec
+from tests.seeded import official, random_weights, shared_model, small_spec, spec_of
 
 SPEC = small_spec()
 Weights = dict[str, torch.Tensor]
@@ -118,18 +119,12 @@ def test_wrong_types_are_refused(tmp_path: Path) -> None:
             ["blocks.0.ln0.weight", "blocks.0.att.time_mix_k", "blocks.0.att.time_decay:2"],
             "RWKV-3 ",
         ),
-        (["blocks.0.ln0.weight", "blocks.0.att.time_mix_k", "blocks.0.att.time_decay"], "RWKV-4 "),
-        (["blocks.0.att.ln_x.weight", "blocks.0.att.time_decay"], "RWKV-5.0 "),
         (
-            ["blocks.0.att.ln_x.weight", "blocks.0.att.gate.weight", "blocks.0.att.time_decay"],
-            "RWKV-5.1 ",
+            ["blocks.0.ln0.weight", "blocks.0.att.time_mix_k", "head_q.weight"],
+            "RWKV-4 model with parts of a trial",
         ),
-        (
-            ["blocks.0.att.ln_x.weight", "blocks.0.att.gate.weight", "blocks.0.att.time_decay:2"],
-            "RWKV-5.2 ",
-        ),
-        (["blocks.0.att.ln_x.weight", "blocks.0.att.time_maa_x"], "RWKV-6 "),
-        (["blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight"], "RWKV-7a "),
+        (["blocks.0.att.ln_x.weight", "blocks.0.att.time_maa_x"], "RWKV-6 model of a trial"),
+        (["blocks.0.att.time_state", "blocks.0.att.key.weight"], "a start state"),
         (["blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight", "blocks.0.qkv.qq.weight"], "RWKV-7b "),
         (["blocks.0.att.r_k", "blocks.0.ffn.enn.weight"], "RWKV-8 "),
         (["model.layers.0.self_attn.q_proj.weight"], "a transformer"),
@@ -152,10 +147,64 @@ def test_other_architectures_are_refused_by_name(
         found(tmp_path, weights)
 
 
-def test_trained_models_of_other_generations_are_named() -> None:
-    for name, what in {"4v0-660K": "RWKV-4 ", "5v2-730K": "RWKV-5.2 "}.items():
-        with pytest.raises(UnsupportedModelError, match=what):
-            detect(open_checkpoint(shared_model(f"tiny-rwkv-{name}.pth"))[0])
+OLDER = [
+    spec_of("4", n_att=24),
+    spec_of("5.0", n_layer=3, head_size=8),
+    spec_of("5.1", n_att=48),
+    spec_of("5.2", vocab_size=7),
+    spec_of("6", n_layer=1, rank_w=33, rank_mix=1, n_ffn=7),
+    spec_of("7a"),
+]
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("spec", OLDER, ids=lambda spec: spec.generation)
+def test_older_generations_are_told_apart(tmp_path: Path, spec: ModelSpec, wide: bool) -> None:
+    weights = random_weights(spec)
+    result = found(tmp_path, official(weights) if wide else weights)
+    assert result.spec == spec
+    assert result.names == {name: name for name in weights}
+    assert (result.swapped, result.ignored) == (False, ())
+
+
+@pytest.mark.parametrize("generation", ["5.0", "5.1", "5.2"])
+def test_the_bonus_may_be_given_as_its_logarithm(tmp_path: Path, generation: str) -> None:
+    weights = random_weights(spec_of(generation))
+    old = {name.replace("time_faaaa", "time_first"): tensor for name, tensor in weights.items()}
+    result = found(tmp_path, old)
+    assert result.spec == spec_of(generation)
+    assert result.names["blocks.0.att.time_faaaa"] == "blocks.0.att.time_first"
+    assert result.ignored == ()
+    both = found(tmp_path, {**old, **weights})
+    assert both.names["blocks.0.att.time_faaaa"] == "blocks.0.att.time_faaaa"
+    assert set(both.ignored) == set(old) - set(weights)
+
+
+@pytest.mark.parametrize("spec", OLDER, ids=lambda spec: spec.generation)
+def test_every_tensor_of_older_generations_is_needed_and_checked(
+    tmp_path: Path, spec: ModelSpec
+) -> None:
+    weights = random_weights(spec)
+    for name, tensor in weights.items():
+        rest = {other: value for other, value in weights.items() if other != name}
+        with pytest.raises((MissingTensorError, UnsupportedModelError)) as missed:
+            found(tmp_path, rest)
+        if isinstance(missed.value, MissingTensorError):
+            assert f"lacks the tensor {name}." in str(missed.value)
+        wrong = torch.ones((*tensor.shape[:-1], tensor.shape[-1] + 1))
+        with pytest.raises(ShapeError) as caught:
+            found(tmp_path, {**weights, name: wrong})
+        assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "generation", "heads"), [("4v0-660K", "4", 0), ("5v2-730K", "5.2", 8)]
+)
+def test_trained_models_of_other_generations_are_recognised(
+    name: str, generation: str, heads: int
+) -> None:
+    spec = detect(open_checkpoint(shared_model(f"tiny-rwkv-{name}.pth"))[0]).spec
+    assert (spec.generation, spec.n_head, spec.n_ffn) == (generation, heads, 256)
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:

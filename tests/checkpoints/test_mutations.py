@@ -16,15 +16,23 @@ from rwkv_chat.checkpoints.open import open_model
 from rwkv_chat.checkpoints.reading import open_checkpoint
 from rwkv_chat.checkpoints.source import read_source
 from rwkv_chat.errors import CheckpointError
-from tests.seeded import official, random_weights, small_spec
+from tests.seeded import official, random_weights, small_spec, spec_of
 
 SPEC = small_spec(n_layer=2, n_embd=16, head_size=8, vocab_size=20, ranks=(2, 3, 2, 4))
 COUNT = 20_000 if os.environ.get("RWKV_CHAT_SLOW") else 2_000
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, *b'"{}[],:0129.-\\\x1b/')
 
 
-@pytest.fixture(params=["pth", "safetensors", "converted"])
+OLDER = ("4", "5.1", "6")
+
+
+@pytest.fixture(params=["pth", "safetensors", "converted", *OLDER])
 def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param in OLDER:
+        spec = spec_of(request.param, n_embd=16, head_size=8, vocab_size=20, n_ffn=24)
+        torch.save(official(random_weights(spec)), tmp_path / "m.pth")
+        found = tmp_path / "m.pth"
+        return open_model(found, "f32").path if request.param == "4" else found
     weights = random_weights(SPEC)
     if request.param == "pth":
         torch.save(official(weights), tmp_path / "m.pth")

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -11,8 +12,11 @@ import torch
 
 from rwkv_chat.checkpoints import safetensors as files
 from rwkv_chat.checkpoints.convert import cached_path, convert
+from rwkv_chat.checkpoints.layout import converted_shapes, render_spec
 from rwkv_chat.checkpoints.open import inspect, open_model, verify
 from rwkv_chat.errors import CheckpointError, ShapeError, TruncatedError, UsageError
+from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.models.state import StateLayout
 from rwkv_chat.paths import cache_dir
 from tests.seeded import (
     converted_arrays,
@@ -20,6 +24,7 @@ from tests.seeded import (
     random_weights,
     shared_model,
     small_spec,
+    spec_of,
     turned,
 )
 
@@ -90,6 +95,64 @@ def test_every_type_of_both_formats_is_widened_exactly(
     if dtype == torch.bfloat16:
         head = weights["head.weight"].view(torch.int16).numpy().view("u2")
         assert np.array_equal(best.tensors["head.weight"], head)
+
+
+def test_the_converted_form_of_rwkv_7_stays_as_it_is() -> None:
+    """Embedded and cached files, and the fingerprints of saved states, depend on it."""
+    spec = ModelSpec("7", 3, 64, 100, 16, 200, 8, 6, 4, 12)
+    assert spec.n_parameters == 153_600
+    order = json.dumps(list(converted_shapes(spec, "bf16").items())).encode()
+    assert hashlib.sha256(order).hexdigest() == (
+        "36799ec64cfbfb0feb04627ab743be9ed6d82089a4822252375901f29b8b3286"
+    )
+    assert json.loads(render_spec(spec)) == {
+        "generation": "7",
+        "n_layer": 3,
+        "n_embd": 64,
+        "vocab_size": 100,
+        "head_size": 16,
+        "n_ffn": 200,
+        "rank_w": 8,
+        "rank_a": 6,
+        "rank_v": 4,
+        "rank_g": 12,
+        "group_norm_eps": 64e-5,
+    }
+
+
+@pytest.mark.parametrize("generation", ["4", "5.0", "5.1", "5.2", "6", "7a"])
+@pytest.mark.parametrize("kind", ["f32", "bf16"])
+def test_older_generations_come_back_from_their_converted_form(
+    tmp_path: Path, generation: str, kind: str
+) -> None:
+    spec = spec_of(generation, **({} if generation == "7a" else {"n_att": 48}))
+    torch.save(official(random_weights(spec)), tmp_path / "m.pth")
+    model = open_model(tmp_path / "m.pth", kind)
+    assert model.spec == spec
+    for name, array in converted_arrays(spec).items():
+        matrix = name.endswith(("1", "2", ".weight")) and ".ln" not in name
+        matrix = matrix and not name.startswith("ln_")
+        wanted = bf16(array) if matrix and kind == "bf16" else array
+        assert model.tensors[name].dtype == wanted.dtype, name
+        assert np.array_equal(model.tensors[name], wanted), name
+    again = open_model(model.path)
+    assert (again.spec, again.fingerprint) == (spec, model.fingerprint)
+    assert inspect(model.path).state_bytes == 4 * StateLayout.of(spec).size
+
+
+@pytest.mark.parametrize("generation", ["5.0", "5.1"])
+def test_a_bonus_given_as_its_logarithm_is_converted(tmp_path: Path, generation: str) -> None:
+    weights = random_weights(spec_of(generation))
+    old = {f"module.{n.replace('faaaa', 'first')}": t for n, t in weights.items()}
+    torch.save(old, tmp_path / "m.pth")
+    model = open_model(tmp_path / "m.pth", "f32")
+    name = "blocks.1.att.time_faaaa"
+    np.testing.assert_allclose(model.tensors[name], np.exp(weights[name].numpy()), rtol=1e-6)
+    assert np.array_equal(open_model(model.path).tensors[name], model.tensors[name])
+    old["module.blocks.1.att.time_first"][0] = 1e4
+    torch.save(old, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=r"time_faaaa holds a value that is not finite"):
+        open_model(tmp_path / "m.pth", "f32")
 
 
 def test_float32_vectors_do_not_widen_bfloat16_matrices(tmp_path: Path) -> None:
@@ -221,6 +284,9 @@ def test_tampered_metadata_is_refused(
         {"n_ffn": 64},
         {"rank_g": "12"},
         {"generation": "6"},
+        {"generation": "7a"},
+        {"generation": ["7"]},
+        {"n_att": 32},
         {"group_norm_eps": 0.0},
         {"group_norm_eps": float("nan")},
         {"more": 1},

@@ -1,7 +1,3 @@
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +7,7 @@ import torch
 from rwkv_chat.checkpoints.open import open_model
 from rwkv_chat.models.rwkv7 import Rwkv7
 from rwkv_chat.models.spec import ModelSpec
+from tests.models.oracle import official_logits
 from tests.seeded import converted_arrays, official, random_weights, shared_model, small_spec
 
 SHAPES = [
@@ -19,22 +16,6 @@ SHAPES = [
     small_spec(n_layer=2, n_embd=128, head_size=64, vocab_size=90, ranks=(16, 16, 8, 32)),
     small_spec(n_layer=4, n_embd=64, head_size=8, vocab_size=256, n_ffn=96),
 ]
-ORACLE = """
-import json, os, sys
-os.environ.update(RWKV_V7_ON="1", RWKV_JIT_ON="0", RWKV_CUDA_ON="0")
-import numpy as np, torch
-torch.set_num_threads(1)
-from rwkv.model import RWKV
-results = {}
-for path, ids in json.load(sys.stdin):
-    model = RWKV(model=path, strategy="cpu fp32")
-    sequence, _ = model.forward(list(ids), None, full_output=True)
-    state, steps = None, []
-    for token in ids:
-        logits, state = model.forward([token], state)
-        steps.append(logits.numpy())
-    np.savez(path + ".npz", sequence=sequence.numpy(), steps=np.stack(steps))
-"""
 
 
 def tokens(spec: ModelSpec, count: int = 40) -> list[int]:
@@ -44,21 +25,14 @@ def tokens(spec: ModelSpec, count: int = 40) -> list[int]:
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str, np.ndarray]]]:
     """What the official package computes for each of SHAPES, with the models it read."""
-    pytest.importorskip("rwkv")
     folder = tmp_path_factory.mktemp("oracle")
     jobs = []
     for number, spec in enumerate(SHAPES):
-        torch.save(official(random_weights(spec, number)), folder / f"m{number}.pth")
-        jobs.append((str(folder / f"m{number}"), tokens(spec)))
-    subprocess.run(
-        [sys.executable, "-c", ORACLE],
-        input=json.dumps(jobs),
-        text=True,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return [(Path(f"{path}.pth"), dict(np.load(f"{path}.npz"))) for path, _ in jobs]
+        path = folder / f"m{number}.pth"
+        torch.save(official(random_weights(spec, number)), path)
+        jobs.append((path, tokens(spec)))
+    results = official_logits(jobs, RWKV_V7_ON="1")
+    return [(path, logits) for (path, _), logits in zip(jobs, results, strict=True)]
 
 
 @pytest.mark.parametrize("number", range(len(SHAPES)))

@@ -1,0 +1,118 @@
+"""Models that the kernels do not know: the same conversations, on the reference."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.tree import Conversation
+from rwkv_chat.engine.model import Model
+from rwkv_chat.engine.select import NATIVE_GENERATIONS, load_model
+from rwkv_chat.errors import EngineError, SnapshotError, UsageError
+from rwkv_chat.models.generations import GENERATIONS
+from tests.tiny import Desk, load, model_file
+
+OLDER = sorted(GENERATIONS.keys() - NATIVE_GENERATIONS)
+LENGTH = 16
+OPTIONS = Options(Sampling(top_p=0.9, seed=11), template="chat", max_tokens=LENGTH)
+
+
+@pytest.fixture(params=OLDER)
+def model(request: pytest.FixtureRequest) -> Model:
+    return load(generation=request.param)
+
+
+def ids(conversation: Conversation) -> list[tuple[int, ...]]:
+    return [turn.ids for turn in conversation.path()]
+
+
+def test_the_reference_runs_what_has_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    for generation in OLDER:
+        model = load(generation=generation)
+        assert model.spec.generation == generation
+        assert (
+            model.backend.name == f"reference, torch, as there are no kernels for RWKV-{generation}"
+        )
+        assert model.description.startswith(f"RWKV-{generation} ")
+    assert load().backend.name.startswith("native")
+    monkeypatch.setenv("RWKV_CHAT_BACKEND", "native")
+    with pytest.raises(EngineError, match=r"RWKV-7 only, and this model is RWKV-6\."):
+        load(generation="6")
+
+
+@pytest.mark.parametrize("snapshots", ["kept", "lost"])
+def test_a_conversation_goes_on_after_a_restart(
+    model: Model, tmp_path: Path, snapshots: str
+) -> None:
+    desk = Desk(tmp_path / "whole", model, OPTIONS)
+    first = desk.ask("What is a river?")
+    whole = desk.ask("And a lake?", first.id)
+    desk.close()
+    assert len(whole.path()[-1].ids) == len(b"Assistant:") + LENGTH
+
+    desk = Desk(tmp_path / "cut", model, OPTIONS)
+    conversation = desk.ask("What is a river?").id
+    desk.session.configure(conversation, max_tokens=5)
+    desk.ask("And a lake?", conversation)
+    desk.close()
+    files = list((tmp_path / "cut" / "snapshots").glob("*.state"))
+    assert files
+    if snapshots == "lost":
+        for file in files:
+            file.unlink()
+    desk = Desk(tmp_path / "cut", model, OPTIONS)
+    again = desk.go_on(conversation, LENGTH - 5)
+    desk.close()
+    assert desk.failures == []
+    assert ids(again) == ids(whole)
+
+
+def test_a_branch_starts_from_the_kept_state(model: Model, tmp_path: Path) -> None:
+    desk = Desk(tmp_path, model, OPTIONS)
+    conversation = desk.ask("What is a river?")
+    answer = conversation.path()[-1]
+    desk.session.regenerate(conversation.id, answer.id)
+    desk.wait()
+    other = desk.session.load(conversation.id).path()[-1]
+    assert other.parent == answer.parent
+    assert other.ids != answer.ids
+    fork = desk.session.fork(conversation.id, answer.id)
+    assert desk.ask("And a lake?", fork.id).path()[1].ids == answer.ids
+    desk.close()
+    assert desk.failures == []
+
+
+def test_a_saved_state_comes_back_to_the_bit(model: Model, tmp_path: Path) -> None:
+    logits, state = model.forward([1, 2, 3])
+    state.save(tmp_path / "s.state")
+    back = model.load_state(tmp_path / "s.state")
+    np.testing.assert_array_equal(back.data, state.data)
+    np.testing.assert_array_equal(back.logits, logits)
+    np.testing.assert_array_equal(model.forward([4], back)[0], model.forward([1, 2, 3, 4])[0])
+    with pytest.raises(SnapshotError, match=r"different weights"):
+        load().load_state(tmp_path / "s.state")
+
+
+def test_batches_equal_single_steps(model: Model) -> None:
+    _, some = model.forward([1, 2, 3])
+    logits, states = model.forward_batch([4, 5], [some, None])
+    for row, state, (token, before) in zip(logits, states, ((4, some), (5, None)), strict=True):
+        expected, after = model.forward([token], before)
+        np.testing.assert_array_equal(row, expected)
+        np.testing.assert_array_equal(state.data, after.data)
+
+
+def test_states_of_another_epsilon_are_not_taken(tmp_path: Path) -> None:
+    path = model_file("5.2")
+    usual, other = load_model(path), load_model(path, group_norm_eps=1e-5)
+    assert load_model(path, group_norm_eps=64e-5).fingerprint == usual.fingerprint
+    assert not np.array_equal(usual.forward([1])[0], other.forward([1])[0])
+    usual.forward([1])[1].save(tmp_path / "s.state")
+    with pytest.raises(SnapshotError, match=r"different weights"):
+        other.load_state(tmp_path / "s.state")
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        load_model(path, group_norm_eps=0.0)
+    with pytest.raises(UsageError, match="RWKV-4 has no group norm"):
+        load_model(model_file("4"), group_norm_eps=1e-5)
