@@ -114,6 +114,7 @@ def measure(model: Model, batch: int, prompt_tokens: int, steps: int, load_s: fl
     step_s = statistics.median(seconds)
     zeros = backend.ffn_zero_fraction()
     step_bytes = backend.weight_bytes_per_step(zeros if batch == 1 else 0.0)
+    peak_rss = _peak_rss()  # before the buffer that measures the bandwidth
     bandwidth = read_bandwidth(backend.threads)
     return Result(
         model=model.name,
@@ -130,7 +131,7 @@ def measure(model: Model, batch: int, prompt_tokens: int, steps: int, load_s: fl
         read_bandwidth_bytes_per_s=bandwidth,
         bandwidth_fraction=step_bytes / step_s / bandwidth,
         load_s=load_s,
-        peak_rss_bytes=_peak_rss(),
+        peak_rss_bytes=peak_rss,
     )
 
 

@@ -98,7 +98,8 @@ class State:
 class Model:
     """What `rwkv_chat.load_model` returns.
 
-    `fingerprint` is the sha256 of the weights as they are used, so it differs between weight types.
+    `fingerprint` is a sha256 over the weights as they are used and the spec, so it differs between
+    weight types.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Write the project's own dialogues: `python -m rwkv_chat.training.write --text DIR`.
 
-`text/dialogues.txt` and the files of `text/dialogues` hold dialogues written by hand, and
+`text/dialogues.txt` and the files of `text/dialogues` hold dialogues written one by one, and
 `text/intents.txt` exchanges from which many more are put together, with the values of
 `text/slots.txt`. `--text` is the folder of the gather stage; `own.jsonl` and
 `templates.jsonl` are added to it.
@@ -137,7 +137,7 @@ def parse_dialogues(text: str) -> list[list[str]]:
 
 
 def hand_written() -> list[list[str]]:
-    """All dialogues of the project that were written by hand."""
+    """All dialogues of the project that were written one by one."""
     files = [_HERE / "dialogues.txt", *sorted((_HERE / "dialogues").glob("*.txt"))]
     return [turns for path in files for turns in parse_dialogues(path.read_text(encoding="utf-8"))]
 
