@@ -6,14 +6,13 @@ is on disk; answers grow on the engine's thread and are told as events.
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from itertools import takewhile
 
 from rwkv_chat.chat import events, prompt, templates
-from rwkv_chat.chat.answer import Answer
+from rwkv_chat.chat.answers import Answers
 from rwkv_chat.chat.options import Options
-from rwkv_chat.chat.ports import Engine, Model, ModelChoice, Request, Store
+from rwkv_chat.chat.ports import Engine, ModelChoice, Store
 from rwkv_chat.chat.tree import Conversation, Finish, Role, Summary, Turn
 from rwkv_chat.errors import ConflictError, RwkvChatError, UsageError
 from rwkv_chat.text.display import one_line, scrub
@@ -32,9 +31,8 @@ class Session:
         self._defaults = defaults or Options()
         self._listeners: list[Callable[[events.Event], None]] = []
         self._unheard: list[str] = []
-        self._lock = threading.RLock()
-        self._answers: dict[str, Answer] = {}
-        self._unsaved: dict[str, Turn] = {}
+        self._lock = threading.Lock()
+        self._answers = Answers(store, engine, self._emit)
         self._seen: dict[str, int] = {}
         self._opening: str | None = None
 
@@ -58,17 +56,12 @@ class Session:
 
         What is loaded counts as seen: later changes of another window are not built upon unseen.
         """
-        with self._lock:
-            conversation = self._store.load(conversation_id)
-            self._seen[conversation_id] = max(
-                (t.seq for t in conversation.turns.values()), default=0
-            )
-            newer = dict(self._unsaved)
-            answer = self._answers.get(conversation_id)
-            if answer is not None:
-                newer[answer.turn.id] = answer.turn
-        known = {key: turn for key, turn in newer.items() if key in conversation.turns}
-        return replace(conversation, turns={**conversation.turns, **known})
+        conversation = self._store.load(conversation_id)
+        turns = conversation.turns
+        self._seen[conversation_id] = max((turn.seq for turn in turns.values()), default=0)
+        newer = self._answers.newer(conversation_id)
+        known = {key: turn for key, turn in newer.items() if key in turns}
+        return replace(conversation, turns={**turns, **known})
 
     def find(self, text: str) -> Turn:
         """The turn that a label, or the beginning or end of an id, names.
@@ -86,8 +79,7 @@ class Session:
 
     def busy(self, conversation_id: str) -> bool:
         """Whether an answer is running or waiting there."""
-        with self._lock:
-            return conversation_id in self._answers
+        return self._answers.busy(conversation_id)
 
     def kept(self, conversation_id: str) -> set[str]:
         """The turns on the path to the head that have a snapshot of the loaded model."""
@@ -134,18 +126,14 @@ class Session:
             reason = str(error) if isinstance(error, RwkvChatError) else f"{error!r}"
             with self._lock:
                 self._opening = None
-                stranded = [a for a in self._answers.values() if a.waiting]
             if self._engine.model is None:
-                for answer in stranded:
-                    answer.failed(f"No model could be opened. {reason}")
+                self._answers.fail_waiting(f"No model could be opened. {reason}")
             self._emit(events.ModelFailed(name, reason))
             return
         with self._lock:
             self._opening = None
-            waiting = [answer for answer in self._answers.values() if answer.waiting]
         self._emit(events.ModelReady(model.name, model.description, model.state_bytes))
-        for answer in waiting:
-            self._start(answer, model)
+        self._answers.start_waiting(model)
 
     # -- conversations -------------------------------------------------------------------------
 
@@ -243,10 +231,7 @@ class Session:
 
     def stop(self, conversation_id: str) -> None:
         """End the running answer; its text and state are kept and it can be continued."""
-        with self._lock:
-            answer = self._answers.get(conversation_id)
-        if answer is not None:
-            answer.cancel()
+        self._answers.cancel(conversation_id)
 
     def continue_answer(self, conversation_id: str) -> None:
         """Go on with the answer at the head, exactly as if it had never stopped.
@@ -255,7 +240,7 @@ class Session:
             UsageError: the last turn is not an answer, or it came to its own end.
         """
         self._refuse_if_busy(conversation_id)
-        self._save_again()
+        self._answers.save_again()
         conversation = self._store.load(conversation_id)
         path = conversation.path()
         if not path or path[-1].role is not Role.ASSISTANT:
@@ -299,12 +284,9 @@ class Session:
 
     def close(self) -> None:
         """Stop every answer and wait until all of it is on disk."""
-        with self._lock:
-            answers = list(self._answers.values())
-        for answer in answers:
-            answer.cancel()
+        self._answers.cancel()
         self._engine.close()
-        self._save_again()
+        self._answers.save_again()
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -318,7 +300,7 @@ class Session:
 
     def _add(self, turn: Turn) -> Turn:
         """Append a turn, unless another window was faster."""
-        self._save_again()
+        self._answers.save_again()
         seen = self._seen.get(turn.conversation)
         try:
             added = self._store.append(replace(turn, seq=0 if seen is None else seen + 1))
@@ -327,15 +309,6 @@ class Session:
             raise
         self._seen[turn.conversation] = added.seq
         return added
-
-    def _save_again(self) -> None:
-        """Write the answers that could not be written when they ended."""
-        with self._lock:
-            unsaved = list(self._unsaved.values())
-        for turn in unsaved:
-            with suppress(RwkvChatError):
-                self._store.update(turn)
-                self._unsaved.pop(turn.id, None)
 
     def _answer(self, conversation_id: str, asked: str, options: Options | None = None) -> None:
         """Add an empty answer below the turn `asked` and start it."""
@@ -354,45 +327,15 @@ class Session:
         self._run(self._add(turn), options)
 
     def _run(self, turn: Turn, options: Options) -> None:
-        turn = replace(turn, finish=Finish.PARTIAL)
-        answer = Answer(turn, options, self._store, self._emit, self._ended)
+        answer = self._answers.make(turn, options)
         with self._lock:
-            self._answers[turn.conversation] = answer
             model = self._engine.model
             hopeless = model is None and self._opening is None
         self._changed(turn.conversation)
         if model is not None:
-            self._start(answer, model)
+            self._answers.start(answer, model)
         elif hopeless:
             answer.failed("No model is open; choose one.")
-
-    def _start(self, answer: Answer, model: Model) -> None:
-        options = answer.options
-        try:
-            stored = self._store.load(answer.turn.conversation).path(answer.turn.id)
-            template = templates.get(options.template or model.template)
-            path = prompt.encode_path(stored, template, model.tokenizer, options.think)
-            for before, after in zip(stored[:-1], path, strict=False):
-                if not before.tokenizer:
-                    self._store.update(after)
-            request = Request(
-                path=tuple(turn.ids for turn in path),
-                generated=len(path[-1].ids) - path[-1].prefix,
-                sampling=options.sampling,
-                seed=path[-1].seed,
-                stops=template.stops,
-                max_tokens=options.max_tokens,
-            )
-            turn = replace(path[-1], model=model.name, finish=Finish.PARTIAL)
-            answer.start(turn, template, model, self._engine, request)
-        except RwkvChatError as error:
-            answer.failed(str(error))
-
-    def _ended(self, answer: Answer, *, saved: bool) -> None:
-        with self._lock:
-            self._answers.pop(answer.turn.conversation, None)
-            if not saved:
-                self._unsaved[answer.turn.id] = answer.turn
 
     def _refuse_if_busy(self, conversation_id: str) -> None:
         if self.busy(conversation_id):
