@@ -1,6 +1,5 @@
 """Conversations on disk: the store that the chat asks for."""
 
-import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from rwkv_chat.errors import ConflictError, NotFoundError, StoreError
 from rwkv_chat.store.database import Database, Note
 from rwkv_chat.store.files import create_private
 from rwkv_chat.store.ids import new_id
+from rwkv_chat.store.keys import reachable
 from rwkv_chat.store.rows import (
     TURN_COLUMNS,
     conversation_of,
@@ -171,7 +171,8 @@ class Conversations:
         owed = self._database.folder / "erasing"
         if not gone and not owed.exists():
             return
-        self.snapshots.keep_only(self._reachable(self.snapshots.models(), gone))
+        models = self.snapshots.models()
+        self.snapshots.keep_only(self._database.read(lambda sql: reachable(sql, models, gone)))
         for backup in self._database.backups():
             with suppress(OSError):
                 backup.unlink()
@@ -366,32 +367,6 @@ class Conversations:
             "changed = (SELECT max(changed) + 1 FROM conversation) WHERE id = ?",
             (self._clock(), conversation),
         )
-
-    def _reachable(self, models: list[str], gone: set[str]) -> set[str]:
-        """The keys of all states at the end of a turn, or of its template prefix, for `models`.
-
-        The conversations that are `gone` reach none.
-        They are those of `engine.pathkey.path_keys`, with the work for common beginnings done once.
-        """
-
-        def work(sql: sqlite3.Connection) -> set[str]:
-            digests: dict[str, list[hashlib._Hash]] = {}
-            roots = [hashlib.sha256(model.encode()) for model in models]
-            keys: set[str] = set()
-            for turn, conversation, parent, ids, prefix in sql.execute(
-                "SELECT id, conversation, parent, ids, prefix FROM turn ORDER BY conversation, seq"
-            ):
-                if conversation in gone:
-                    continue
-                mine = [digest.copy() for digest in (digests[parent] if parent else roots)]
-                for start, end in ((0, prefix * 4), (prefix * 4, len(ids))):
-                    for digest in mine:
-                        digest.update(ids[start:end])
-                        keys.add(digest.hexdigest())
-                digests[turn] = mine
-            return keys
-
-        return self._database.read(work)
 
 
 def _require(sql: sqlite3.Connection, conversation: str) -> None:

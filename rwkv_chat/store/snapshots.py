@@ -16,6 +16,7 @@ from rwkv_chat.errors import SnapshotError, StoreError, StoreFullError
 from rwkv_chat.store.database import Database
 from rwkv_chat.store.files import open_folder
 from rwkv_chat.store.ids import new_id
+from rwkv_chat.store.keys import valued
 
 if TYPE_CHECKING:  # the window must not wait for numpy
     from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
@@ -90,7 +91,10 @@ class Snapshots:
         return saved
 
     def put(self, key: str, saved: SavedState) -> None:
-        """Save a state; the least recently used ones give way when the budget is exceeded.
+        """Save a state; when the budget is exceeded, others give way.
+
+        The least recently used go first, and those of leaves, branch points, labelled turns and
+        every 8th turn of a path only after all others.
 
         A state that is larger than the whole budget is not kept.
 
@@ -173,13 +177,17 @@ class Snapshots:
         )
         _touch(sql, key)
         (total,) = sql.execute("SELECT total(bytes) FROM snapshot").fetchone()
-        oldest = "SELECT key, file, bytes FROM snapshot WHERE key <> ? ORDER BY used"
-        for other, name, length in sql.execute(oldest, (key,)).fetchall():
-            if total <= self.budget_bytes:
-                break
-            sql.execute("DELETE FROM snapshot WHERE key = ?", (other,))
-            gone.append(name)
-            total -= length
+        if total > self.budget_bytes:
+            models = {name for (name,) in sql.execute("SELECT DISTINCT model FROM snapshot")}
+            wanted = valued(sql, models)
+            query = "SELECT key, file, bytes FROM snapshot WHERE key <> ? ORDER BY used"
+            others = sql.execute(query, (key,)).fetchall()
+            for other, name, length in sorted(others, key=lambda row: row[0] in wanted):
+                if total <= self.budget_bytes:
+                    break
+                sql.execute("DELETE FROM snapshot WHERE key = ?", (other,))
+                gone.append(name)
+                total -= length
         return gone
 
     def _put_aside(self, key: str, path: Path, error: SnapshotError) -> None:
