@@ -1,18 +1,22 @@
 """Session, store and engine together, on a small real model: nothing is lost, nothing drifts."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.tree import Finish, Turn
+from rwkv_chat.checkpoints.statefile import SavedState
 from rwkv_chat.engine.model import Model
+from rwkv_chat.engine.pathkey import path_keys
 from tests.tiny import Desk, load
 
-LENGTH = 40
-CUTS = 200
+LENGTH = 110
+CUTS = random.Random(0).sample(range(1, 2 * LENGTH), 200)
 OPTIONS = Options(Sampling(top_p=0.9, seed=11), template="chat", max_tokens=LENGTH)
 
 
@@ -27,22 +31,34 @@ def answers(path: list[Turn]) -> list[tuple[int, ...]]:
     return [turn.ids for turn in path]
 
 
+def last_state(desk: Desk, model: Model, path: list[Turn]) -> SavedState:
+    """What is kept at the end of the path; call it when the desk has written all of it."""
+    key = path_keys(model.fingerprint, [turn.ids for turn in path])[-1]
+    saved = desk.store.snapshots.get(key, model.owner)
+    assert saved is not None
+    return saved
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Turn]:
-    """Two questions and their answers, in one go."""
+def uninterrupted(
+    model: Model, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[Turn], SavedState]:
+    """Two questions and their answers, in one go, and the state at their end."""
     desk = Desk(tmp_path_factory.mktemp("whole"), model, OPTIONS)
     first = desk.ask("What is a river?")
     path = desk.ask("And a lake?", first.id).path()
-    desk.close()
+    desk.session.close()
     assert desk.failures == []
-    return path
+    saved = last_state(desk, model, path)
+    desk.store.close()
+    return path, saved
 
 
-@pytest.mark.parametrize("cut", [1 + n * 77 % (2 * LENGTH - 1) for n in range(CUTS)])
+@pytest.mark.parametrize("cut", CUTS)
 def test_closing_anywhere_changes_nothing(
-    cut: int, model: Model, uninterrupted: list[Turn], tmp_path: Path
+    cut: int, model: Model, uninterrupted: tuple[list[Turn], SavedState], tmp_path: Path
 ) -> None:
-    """Stop after `cut` tokens, close, reopen, go on: the ids are those of the uninterrupted run.
+    """Stop after `cut` tokens, close, reopen, go on: as in the uninterrupted run, to the bit.
 
     Every third time the snapshots are gone, every third time damaged.
     """
@@ -71,10 +87,15 @@ def test_closing_anywhere_changes_nothing(
     if asked == 1:
         desk.ask("And a lake?", conversation)
     path = desk.session.load(conversation).path()
-    desk.close()
+    desk.session.close()
     assert desk.failures == []
-    assert answers(path) == answers(uninterrupted)
-    assert [turn.text for turn in path] == [turn.text for turn in uninterrupted]
+    whole, state = uninterrupted
+    assert answers(path) == answers(whole)
+    assert [turn.text for turn in path] == [turn.text for turn in whole]
+    saved = last_state(desk, model, path)
+    np.testing.assert_array_equal(saved.state, state.state)
+    np.testing.assert_array_equal(saved.logits, state.logits)
+    desk.store.close()
 
 
 def test_regenerating_starts_from_the_kept_state(model: Model, tmp_path: Path) -> None:
@@ -106,7 +127,7 @@ def test_a_fork_shares_what_is_kept(model: Model, tmp_path: Path) -> None:
 
 
 def test_stopping_and_continuing_from_another_thread(
-    model: Model, uninterrupted: list[Turn], tmp_path: Path
+    model: Model, uninterrupted: tuple[list[Turn], SavedState], tmp_path: Path
 ) -> None:
     desk = Desk(tmp_path, model, Options(OPTIONS.sampling, template="chat", max_tokens=100_000))
     conversation = desk.session.send(None, "What is a river?")
@@ -117,7 +138,7 @@ def test_stopping_and_continuing_from_another_thread(
     stopped = desk.session.load(conversation.id).path()[-1]
     assert stopped.finish is Finish.CANCELLED
     assert desk.go_on(conversation.id, 10).path()[-1].ids[: len(stopped.ids)] == stopped.ids
-    whole = uninterrupted[1].ids
+    whole = uninterrupted[0][1].ids
     common = min(len(whole), len(stopped.ids))
     assert stopped.ids[:common] == whole[:common]
     desk.close()
