@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rwkv_chat.chat import templates
 from rwkv_chat.chat.ports import Tokenizer
 from rwkv_chat.chat.templates import Template, Think
 from rwkv_chat.chat.tree import Role, Turn
@@ -12,7 +13,7 @@ from rwkv_chat.chat.tree import Role, Turn
 __all__ = ["answer_bytes", "derive_seed", "encode_path"]
 
 _TAIL = 64
-_LABEL = b"Assistant:"
+_LABEL = templates.get("chat").answer_label  # that of every template which has labels
 
 
 def derive_seed(seed: int | None, ordinal: int) -> int:

@@ -226,7 +226,7 @@ class Session:
         user = self._append(conversation_id, at, Role.USER if labels else Role.TEXT, text)
         if not conversation.title:
             self._store.rename(conversation_id, one_line(text, _TITLE_LENGTH))
-        self._answer(conversation_id, user.id, chosen)
+        self._answer(user, 0, chosen)
         return self.load(conversation_id)
 
     def stop(self, conversation_id: str) -> None:
@@ -252,11 +252,13 @@ class Session:
     def regenerate(self, conversation_id: str, turn_id: str) -> None:
         """Make another answer beside the given one (or below the given user turn)."""
         self._refuse_if_busy(conversation_id)
-        turn = self._store.load(conversation_id).turn(turn_id)
+        conversation = self._store.load(conversation_id)
+        turn = conversation.turn(turn_id)
         asked = turn.parent if turn.role is Role.ASSISTANT else turn.id
         if asked is None:
             raise UsageError("There is no message before this answer.")
-        self._answer(conversation_id, asked)
+        options = Options.from_json(conversation.settings, self._defaults)
+        self._answer(conversation.turn(asked), len(conversation.children(asked)), options)
 
     def edit(self, conversation_id: str, turn_id: str, text: str) -> None:
         """Make a sibling of a turn with another text; the original stays in the tree.
@@ -268,10 +270,12 @@ class Session:
         """
         text = _said(text)
         self._refuse_if_busy(conversation_id)
-        turn = self._store.load(conversation_id).turn(turn_id)
+        conversation = self._store.load(conversation_id)
+        turn = conversation.turn(turn_id)
         sibling = self._append(conversation_id, turn.parent, turn.role, text)
         if turn.role in (Role.USER, Role.TEXT):
-            self._answer(conversation_id, sibling.id)
+            options = Options.from_json(conversation.settings, self._defaults)
+            self._answer(sibling, 0, options)
         else:
             self._changed(conversation_id)
 
@@ -310,19 +314,17 @@ class Session:
         self._seen[turn.conversation] = added.seq
         return added
 
-    def _answer(self, conversation_id: str, asked: str, options: Options | None = None) -> None:
-        """Add an empty answer below the turn `asked` and start it."""
-        conversation = self._store.load(conversation_id)
-        options = options or Options.from_json(conversation.settings, self._defaults)
+    def _answer(self, asked: Turn, ordinal: int, options: Options) -> None:
+        """Add an empty answer below `asked`, which has `ordinal` of them already, and start it."""
         turn = Turn(
             id="",
-            conversation=conversation_id,
-            parent=asked,
+            conversation=asked.conversation,
+            parent=asked.id,
             seq=0,
             role=Role.ASSISTANT,
             text="",
             finish=Finish.PARTIAL,
-            seed=prompt.derive_seed(options.sampling.seed, len(conversation.children(asked))),
+            seed=prompt.derive_seed(options.sampling.seed, ordinal),
         )
         self._run(self._add(turn), options)
 

@@ -63,15 +63,16 @@ class Generation:
             if self._decoder is not None:
                 self._decoder.cancel()
 
-    def run(self, start: int, state: State | None) -> Finish:
+    def run(self, keys: Sequence[str], start: int, state: State | None) -> Finish:
         """Generate, `state` being the one after the first `start` parts of the path.
+
+        `keys` are the path_keys of the path.
 
         Raises:
             UsageError: the path is empty, or holds an id outside the vocabulary.
             NonFiniteError: the model produced NaN or infinity; `kept` holds what was good.
         """
         parts = self.request.path
-        keys = path_keys(self.model.fingerprint, parts)
         total = sum(len(part) for part in parts[start:])
         done = 0
         for index in range(start, len(parts)):

@@ -1,12 +1,14 @@
-"""Token ids as callers bring them."""
+"""Token ids as callers bring them, and as bytes."""
 
-from collections.abc import Iterable
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
 from operator import index
 from typing import SupportsIndex
 
 from rwkv_chat.errors import UsageError
 
-__all__ = ["check_ids"]
+__all__ = ["check_ids", "pack_ids"]
 
 
 def check_ids(ids: Iterable[SupportsIndex], size: int) -> list[int]:
@@ -25,3 +27,18 @@ def check_ids(ids: Iterable[SupportsIndex], size: int) -> list[int]:
         if not 0 <= token < size:
             raise UsageError(f"Token id {token} is outside the vocabulary of {size}.")
     return checked
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    """Token ids as uint32, little-endian.
+
+    Raises:
+        UsageError: an id is negative or does not fit.
+    """
+    try:
+        packed = array("I", ids)
+    except (OverflowError, TypeError) as error:
+        raise UsageError("A token id must be a whole number from 0 to 4294967295.") from error
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()

@@ -126,7 +126,7 @@ class Worker:
     def _run(self, job: Generation) -> None:
         try:
             keys = path_keys(job.model.fingerprint, job.request.path)
-            finish = job.run(*self._find(job.model, keys))
+            finish = job.run(keys, *self._find(job.model, keys))
         except RwkvChatError as error:
             job.listener.failed(str(error))
         except MemoryError:

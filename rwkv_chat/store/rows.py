@@ -7,13 +7,13 @@ from array import array
 from collections.abc import Mapping, Sequence
 
 from rwkv_chat.chat.tree import Conversation, Finish, Role, Summary, Turn
+from rwkv_chat.engine.ids import pack_ids
 from rwkv_chat.errors import StoreDamagedError, UsageError
 from rwkv_chat.text.display import scrub
 
 __all__ = [
     "TURN_COLUMNS",
     "conversation_of",
-    "pack_ids",
     "pack_settings",
     "summary_of",
     "turn_of",
@@ -26,21 +26,6 @@ TURN_COLUMNS = (
     "label, created, tokens_per_s"
 )
 Row = tuple[object, ...]
-
-
-def pack_ids(ids: Sequence[int]) -> bytes:
-    """Token ids as uint32, little-endian.
-
-    Raises:
-        UsageError: an id is negative or does not fit.
-    """
-    try:
-        packed = array("I", ids)
-    except (OverflowError, TypeError) as error:
-        raise UsageError("A token id must be a whole number from 0 to 4294967295.") from error
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()
 
 
 def unpack_ids(data: bytes) -> tuple[int, ...]:
