@@ -343,22 +343,13 @@ std::pair<std::vector<std::uint32_t>, std::string> run(rwkv::Decoder& self, std:
     return {std::move(ids), name_of(ending)};
 }
 
-// These wait for a current run, which needs the GIL to return.
-Floats state_of(const rwkv::Decoder& self) {
+// Waits for a current run, which needs the GIL to return.
+template <auto kRead>
+Floats copy_of(const rwkv::Decoder& self) {
     std::vector<float> values;
     {
         const Unlocked unlocked;
-        values = self.state();
-    }
-    const std::size_t size = values.size();
-    return to_array(std::move(values), {size});
-}
-
-Floats logits_of(const rwkv::Decoder& self) {
-    std::vector<float> values;
-    {
-        const Unlocked unlocked;
-        values = self.logits();
+        values = (self.*kRead)();
     }
     const std::size_t size = values.size();
     return to_array(std::move(values), {size});
@@ -398,6 +389,6 @@ NB_MODULE(_native, module) {
              nb::arg("generated"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
         .def("run", &run, nb::arg("max_tokens"), nb::arg("seconds"))
         .def("cancel", &rwkv::Decoder::cancel)
-        .def_prop_ro("state", &state_of, nb::rv_policy::move)
-        .def_prop_ro("logits", &logits_of, nb::rv_policy::move);
+        .def_prop_ro("state", &copy_of<&rwkv::Decoder::state>, nb::rv_policy::move)
+        .def_prop_ro("logits", &copy_of<&rwkv::Decoder::logits>, nb::rv_policy::move);
 }

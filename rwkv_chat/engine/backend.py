@@ -12,7 +12,10 @@ from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32, StateLayout
 
-__all__ = ["Backend", "Decoder", "DecoderConfig"]
+__all__ = ["NATIVE_GENERATIONS", "Backend", "Decoder", "DecoderConfig"]
+
+NATIVE_GENERATIONS = frozenset({"7"})
+"""Those that the compiled kernels compute."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rwkv_chat import _native
-from rwkv_chat.engine.backend import Decoder, DecoderConfig
+from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Decoder, DecoderConfig
 from rwkv_chat.engine.ids import check_ids
 from rwkv_chat.errors import EngineError, UsageError
 from rwkv_chat.models.spec import ModelSpec
@@ -63,7 +63,7 @@ class NativeBackend:
         Raises:
             EngineError: the kernels cannot be used, or a tensor does not fit the spec.
         """
-        if spec.generation != "7":
+        if spec.generation not in NATIVE_GENERATIONS:
             raise EngineError(
                 f"The native engine runs RWKV-7 only, and this model is RWKV-{spec.generation}."
             )

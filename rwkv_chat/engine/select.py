@@ -6,17 +6,15 @@ from pathlib import Path
 from rwkv_chat.chat.ports import Progress
 from rwkv_chat.checkpoints.open import ConvertedModel, inspect, open_model
 from rwkv_chat.engine import memory
-from rwkv_chat.engine.backend import Backend
+from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Backend
 from rwkv_chat.engine.model import Model
 from rwkv_chat.errors import TokenizerError, UsageError
 from rwkv_chat.tokenizer.load import load as load_tokenizer
 from rwkv_chat.tokenizer.vocabulary import Vocabulary
 
-__all__ = ["BACKENDS", "NATIVE_GENERATIONS", "load_model"]
+__all__ = ["BACKENDS", "load_model"]
 
 BACKENDS = ("native", "reference")
-NATIVE_GENERATIONS = frozenset({"7"})
-"""Those that the compiled kernels compute."""
 
 
 def load_model(
