@@ -45,6 +45,12 @@ SETS = (
         "Topical-Chat (Amazon), valid and test parts",
     ),
     TextSet(
+        "kdconv_zh",
+        "8500dcec7821a84eeba664b1cac0965a8f45c0b6c8619b3f994fed9a48c59d24",
+        "Apache-2.0",
+        "KdConv (Zhou et al. 2020), Chinese dialogues about films, music and travel",
+    ),
+    TextSet(
         "childrens_books",
         "db74d2bb9fbffc68297d3d7559b7b409b8cd22b8dbe2c7f9784c31274de6bdc0",
         "CC0",
@@ -157,6 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     forms = {
         "topical_chat": _dialogues,
+        "kdconv_zh": _dialogues,
         "childrens_books": _books,
         "clinc150": _requests,
         "nlu_evaluation": _requests,

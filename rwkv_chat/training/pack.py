@@ -4,12 +4,15 @@
 The vocabulary is a part of the World vocabulary: all 256 bytes and the tokens that the mix uses
 most, renumbered in their old order, in the same text format. A chat is `User: ...\\n\\nAssistant:`
 and ` ...\\n\\n` by turns, each piece encoded alone, as the application does it; id 0 ends a
-document. Beside the ids lie roles: 0 text, 1 what the model is given, 2 what it answers.
+document. Chats between people are `Bob: ...\\n\\nAlice: ...\\n\\n`, so that the Assistant does not take
+their lives for its own. Beside the ids lie roles: 0 text, 1 what the model is given, 2 what it
+answers. One document in fifty is held out, by its checksum: it stays so when others are added.
 """
 
 import argparse
 import json
 import logging
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -45,14 +48,16 @@ class Share:
 
     general: float
     chat: float
+    people: bool = False  # a chat between people
 
 
 MIX = {
-    "templates": Share(0.45, 0.57),
-    "own": Share(0.25, 0.40),
-    "topical_chat": Share(0.10, 0.03),
-    "chitchat": Share(0.10, 0.0),
-    "childrens_books": Share(0.10, 0.0),
+    "templates": Share(0.28, 0.30),
+    "own": Share(0.22, 0.45),
+    "topical_chat": Share(0.20, 0.15, people=True),
+    "chitchat": Share(0.15, 0.10, people=True),
+    "kdconv_zh": Share(0.02, 0.0, people=True),
+    "childrens_books": Share(0.13, 0.0),
 }
 
 
@@ -77,10 +82,14 @@ def format_vocabulary(tokens: list[bytes]) -> str:
     return "".join(lines)
 
 
-def pieces_of(row: dict[str, Any]) -> Iterator[tuple[str, int]]:
+def pieces_of(row: dict[str, Any], people: bool = False) -> Iterator[tuple[str, int]]:
     """The text of a document in the pieces in which it is encoded, with their roles."""
     if "text" in row:
         yield row["text"], TEXT
+        return
+    if people:
+        for index, turn in enumerate(row["turns"]):
+            yield f"{('Bob', 'Alice')[index % 2]}: {turn}\n\n", TEXT
         return
     for index, turn in enumerate(row["turns"]):
         if index % 2:
@@ -102,7 +111,7 @@ def _count(rows: dict[str, list[dict[str, Any]]], world: list[bytes]) -> Counter
     for name, documents in rows.items():
         found: Counter[int] = Counter()
         for row in documents:
-            for text, _ in pieces_of(row):
+            for text, _ in pieces_of(row, MIX[name].people):
                 found.update(vocabulary.encode(text.encode()))
         total = found.total()
         share = MIX[name].general + MIX[name].chat
@@ -111,14 +120,21 @@ def _count(rows: dict[str, list[dict[str, Any]]], world: list[bytes]) -> Counter
     return Counter({world[index]: count for index, count in weighted.items()})
 
 
-def _pack(folder: Path, name: str, documents: Iterable[dict[str, Any]], words: Vocabulary) -> int:
+def _is_held_out(row: dict[str, Any]) -> bool:
+    content = json.dumps(row, ensure_ascii=False, sort_keys=True)
+    return zlib.crc32(content.encode()) % _HELD_OUT == 0
+
+
+def _pack(
+    folder: Path, name: str, documents: Iterable[Iterable[tuple[str, int]]], words: Vocabulary
+) -> int:
     ids: list[int] = []
     roles: list[int] = []
     starts = [0]
     size = 0
-    for row in documents:
+    for pieces in documents:
         role = TEXT
-        for text, role in pieces_of(row):
+        for text, role in pieces:
             data = text.encode()
             part = words.encode(data)
             size += len(data)
@@ -139,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vocab", type=Path, help="keep this one, to go on with a run")
-    parser.add_argument("--rows", type=int, default=4096, help="rows of the vocabulary")
+    parser.add_argument("--rows", type=int, default=8192, help="rows of the vocabulary")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -153,8 +169,9 @@ def main(arguments: list[str] | None = None) -> None:
     words = Vocabulary(tokens)
     sources = {}
     for name, documents in rows.items():
-        held = documents[::_HELD_OUT]
-        kept = [document for index, document in enumerate(documents) if index % _HELD_OUT]
+        people = MIX[name].people
+        held = [pieces_of(row, people) for row in documents if _is_held_out(row)]
+        kept = [pieces_of(row, people) for row in documents if not _is_held_out(row)]
         size = _pack(options.out, name, kept, words)
         bytes_held_out = _pack(options.out, f"{name}.held", held, words)
         count = (options.out / f"{name}.ids").stat().st_size // 2

@@ -16,15 +16,15 @@ class Plan:
 
     minutes: float
     max_steps: int | None = None
-    n_layer: int = 4
-    n_embd: int = 192
-    batch: int = 7
-    steps: int = 320
-    peak: float = 2e-3
+    n_layer: int = 6
+    n_embd: int = 256
+    batch: int = 3
+    steps: int = 768
+    peak: float = 1.5e-3
     floor: float = 5e-5
-    warm_up: int = 60
+    warm_up: int = 100
     weight_decay: float = 0.1
-    chat_from: float = 0.7
+    chat_from: float = 0.75
     bf16: bool = True
     seed: int = 1
     save_every: float = 300.0

@@ -22,6 +22,7 @@ __all__ = [
     "Intent",
     "Writer",
     "hand_written",
+    "invented_names",
     "main",
     "parse_dialogues",
     "parse_intents",
@@ -73,6 +74,23 @@ def parse_slots(text: str) -> Slots:
         for name in names:
             slots[name] = rows
     return slots
+
+
+def invented_names(count: int, seed: int) -> list[str]:
+    """Names that nobody has, so that a name must be copied from the chat and not be known."""
+    rng = random.Random(seed)
+    starts = ["B", "Br", "D", "F", "G", "H", "J", "K", "L", "M", "N", "P", "R", "S", "T", "V", "Z"]
+    middles = ["b", "d", "l", "ll", "m", "n", "nd", "r", "rt", "s", "st", "t", "v", "z"]
+    ends = ["", "", "n", "l", "r", "s", "k", "ra", "na", "lo", "mi", "ta", "do"]
+    vowels = "aeiou"
+    return [
+        rng.choice(starts)
+        + rng.choice(vowels)
+        + rng.choice(middles)
+        + rng.choice(vowels)
+        + rng.choice(ends)
+        for _ in range(count)
+    ]
 
 
 def _lines(text: str) -> list[str]:
@@ -262,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="rwkv_chat.training.write", description=__doc__)
     parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=70000)
+    parser.add_argument("--count", type=int, default=90000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -270,6 +288,7 @@ def main(arguments: list[str] | None = None) -> None:
         (_HERE / "intents.txt").read_text(encoding="utf-8"), _borrowed(options.text)
     )
     slots = parse_slots((_HERE / "slots.txt").read_text(encoding="utf-8"))
+    slots["name"] += [{"name": name} for name in invented_names(400, options.seed)]
     writer = Writer(intents, slots, options.seed)
     _write(options.text / "own.jsonl", hand_written())
     templates = [writer.dialogue() for _ in range(options.count)]
