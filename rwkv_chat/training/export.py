@@ -2,14 +2,16 @@
 `python -m rwkv_chat.training.export --run DIR --packed DIR --official FILE.pth --package DIR`.
 
 The official form is a torch file with float32 weights and the official names, which other RWKV
-runtimes load with the vocabulary beside it. The package's form is the converted one that the
-kernels map, in bfloat16, with `vocab.txt`.
+runtimes load with the vocabulary beside it; `--world FILE.pth` is the same with the 65,536 rows of
+the World vocabulary, which they know. The package's form is the converted one that the kernels map,
+in bfloat16, with `vocab.txt`.
 """
 
 import argparse
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,10 @@ from rwkv_chat.checkpoints.layout import (
 )
 from rwkv_chat.errors import UsageError
 from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.tokenizer.load import read_vocabulary
+from rwkv_chat.tokenizer.world import world_tokens
 from rwkv_chat.training.model import Shape
+from rwkv_chat.training.world import WORLD_ROWS, to_world
 
 __all__ = ["main", "open_trained", "write_converted", "write_official"]
 
@@ -82,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--packed", type=Path, required=True)
     parser.add_argument("--official", type=Path)
+    parser.add_argument("--world", type=Path)
     parser.add_argument("--package", type=Path)
     parser.add_argument("--name", default="embedded")
     options = parser.parse_args(arguments)
@@ -90,6 +96,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.official:
         write_official(options.official, weights, spec)
         log.info("wrote %s", options.official)
+    if options.world:
+        kept = read_vocabulary(options.packed / "vocab.txt")
+        wide = to_world(weights, kept, world_tokens())
+        write_official(options.world, wide, replace(spec, vocab_size=WORLD_ROWS))
+        log.info("wrote %s, %.1f MB", options.world, options.world.stat().st_size / 1e6)
     if options.package:
         options.package.mkdir(parents=True, exist_ok=True)
         target = options.package / "model.safetensors"

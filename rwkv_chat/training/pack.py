@@ -4,8 +4,8 @@
 The vocabulary is a part of the World vocabulary: all 256 bytes and the tokens that the mix uses
 most, renumbered in their old order, in the same text format. A chat is `User: ...\\n\\nAssistant:`
 and ` ...\\n\\n` by turns, each piece encoded alone, as the application does it; id 0 ends a
-document. Chats between people are `Bob: ...\\n\\nAlice: ...\\n\\n`, so that the Assistant does not take
-their lives for its own. Beside the ids lie roles: 0 text, 1 what the model is given, 2 what it
+document. Chats between people are `Bob: ...\\n\\nAlice: ...\\n\\n`, so that the Assistant does not
+take their lives for its own. Beside the ids lie roles: 0 text, 1 what the model is given, 2 what it
 answers. One document in fifty is held out, by its checksum: it stays so when others are added.
 """
 
@@ -31,6 +31,7 @@ __all__ = [
     "Share",
     "choose_tokens",
     "format_vocabulary",
+    "is_held_out",
     "main",
     "pieces_of",
     "world_tokens",
@@ -120,7 +121,8 @@ def _count(rows: dict[str, list[dict[str, Any]]], world: list[bytes]) -> Counter
     return Counter({world[index]: count for index, count in weighted.items()})
 
 
-def _is_held_out(row: dict[str, Any]) -> bool:
+def is_held_out(row: dict[str, Any]) -> bool:
+    """Whether a document is kept for measuring."""
     content = json.dumps(row, ensure_ascii=False, sort_keys=True)
     return zlib.crc32(content.encode()) % _HELD_OUT == 0
 
@@ -170,8 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
     sources = {}
     for name, documents in rows.items():
         people = MIX[name].people
-        held = [pieces_of(row, people) for row in documents if _is_held_out(row)]
-        kept = [pieces_of(row, people) for row in documents if not _is_held_out(row)]
+        held = [pieces_of(row, people) for row in documents if is_held_out(row)]
+        kept = [pieces_of(row, people) for row in documents if not is_held_out(row)]
         size = _pack(options.out, name, kept, words)
         bytes_held_out = _pack(options.out, f"{name}.held", held, words)
         count = (options.out / f"{name}.ids").stat().st_size // 2

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import logging
+import signal
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -126,7 +127,8 @@ def train(
 ) -> tuple[dict[str, Tensor], Progress]:
     """Do what `plan` says; returns the averaged weights and the progress.
 
-    With `out`, a checkpoint is kept there and an interrupted run goes on from it.
+    With `out`, a checkpoint is kept there and an interrupted run goes on from it; SIGINT and
+    SIGTERM write one and end the process.
     """
     run = Run(model, plan)
     checkpoint = out / "checkpoint.pt" if out else None
@@ -138,6 +140,7 @@ def train(
     start_cpu = time.process_time() - progress.cpu
     saved = progress.wall
     recent: list[float] = []
+    stopped = _catch_signals() if checkpoint else []
     while run.fraction < 1:
         recent.append(run.step(general, chat))
         progress.wall = time.monotonic() - start_wall
@@ -155,10 +158,21 @@ def train(
                 mean,
                 "  chat" if run.finishing else "",
             )
-        if checkpoint and progress.wall - saved > plan.save_every:
+        if checkpoint and (stopped or progress.wall - saved > plan.save_every):
             saved = progress.wall
             run.save(checkpoint)
+        if stopped:
+            log.info("stopped at step %d; start again to go on", progress.step)
+            raise SystemExit(128 + stopped[0])
     return run.average, progress
+
+
+def _catch_signals() -> list[int]:
+    """A list that receives the number of a signal that asks the process to end."""
+    seen: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda caught, _: seen.append(caught))
+    return seen
 
 
 def main(arguments: list[str] | None = None) -> None:

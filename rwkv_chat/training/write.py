@@ -179,7 +179,7 @@ class Writer:
             pairs = [self._exchange(i, {}) for i in rng.choices(self._chinese, k=rng.randint(1, 3))]
             return [turn for pair in pairs for turn in pair]
         weights = [intent.weight for intent in self._english]
-        chosen = rng.choices(self._english, weights, k=rng.choice((1, 1, 2, 2, 3, 4, 5)))
+        chosen = rng.choices(self._english, weights, k=rng.choice((1, 1, 2, 2, 3, 4, 5, 7)))
         if self._openers and rng.random() < 0.25:
             chosen.insert(0, rng.choice(self._openers))
         turns: list[str] = []
@@ -288,7 +288,7 @@ def main(arguments: list[str] | None = None) -> None:
         (_HERE / "intents.txt").read_text(encoding="utf-8"), _borrowed(options.text)
     )
     slots = parse_slots((_HERE / "slots.txt").read_text(encoding="utf-8"))
-    slots["name"] += [{"name": name} for name in invented_names(400, options.seed)]
+    slots["name"] += [{"name": name} for name in invented_names(4000, options.seed)]
     writer = Writer(intents, slots, options.seed)
     _write(options.text / "own.jsonl", hand_written())
     templates = [writer.dialogue() for _ in range(options.count)]

@@ -27,7 +27,7 @@ def packed(tmp_path: Path) -> Path:
     text.mkdir()
     for name in pack.MIX:
         row = TEXT if name == "childrens_books" else CHAT
-        lines = [json.dumps(row) for _ in range(120)]
+        lines = [json.dumps({**row, "number": number}) for number in range(120)]
         (text / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     out = tmp_path / "packed"
     pack.main(["--text", str(text), "--out", str(out), "--rows", "300"])
@@ -86,10 +86,22 @@ def test_a_vocabulary_can_be_kept(packed: Path, tmp_path: Path) -> None:
     assert open_packed(tmp_path / "again").vocab_size == open_packed(packed).vocab_size
 
 
-def test_one_document_in_fifty_is_held_out(packed: Path) -> None:
+def test_about_one_document_in_fifty_is_held_out_whatever_joins(packed: Path) -> None:
+    rows = [{"turns": [f"What is {number}?", "A number."]} for number in range(5000)]
+    held = [row for row in rows if pack.is_held_out(row)]
+    assert 60 < len(held) < 140
     opened = open_packed(packed)
-    assert opened.held_out["templates"].n_documents == 3
-    assert opened.sources["templates"].n_documents == 117
+    for source, other in zip(opened.sources.values(), opened.held_out.values(), strict=True):
+        assert source.n_documents + other.n_documents == 120
+
+
+def test_people_have_names_of_their_own() -> None:
+    pieces = list(pack.pieces_of({"turns": ["Hi", "Yo", "Bye"]}, people=True))
+    assert pieces == [
+        ("Bob: Hi\n\n", pack.TEXT),
+        ("Alice: Yo\n\n", pack.TEXT),
+        ("Bob: Bye\n\n", pack.TEXT),
+    ]
 
 
 def test_rows_begin_with_a_document_and_end_them_with_id_0(packed: Path) -> None:
@@ -105,8 +117,10 @@ def test_rows_begin_with_a_document_and_end_them_with_id_0(packed: Path) -> None
 
 
 def test_chat_holds_no_books(packed: Path) -> None:
-    _, roles = open_packed(packed).chat().draw(np.random.default_rng(2), 20, 200)
-    assert pack.TEXT not in roles
+    opened = open_packed(packed)
+    book = int(opened.sources["childrens_books"].ids[0])
+    ids, _ = opened.chat().draw(np.random.default_rng(2), 20, 200)
+    assert book not in ids
 
 
 def test_a_folder_that_is_not_packed_is_refused(tmp_path: Path) -> None:
