@@ -1,63 +1,31 @@
-"""Measure a model: `python -m rwkv_chat.training.judge --package DIR --packed DIR --run DIR`.
+"""Measure a model, ours or any other that the application opens:
+`python -m rwkv_chat.training.judge --model FILE --text DIR --out DIR`.
 
-Bits per byte on held-out documents of every source, and answers to 20 fixed prompts, each from
-three seeds, unedited. Writes `judged.json` and `transcripts.md` into the run.
+Answers to the chats of `prompts`, each from three seeds and unedited, with how many of them end by
+themselves, repeat four tokens or leak a label; and bits per byte on the held-out documents of every
+source, with a second weights type to compare. Writes `judged.json` and `transcripts.md`.
 """
 
 import argparse
 import json
 import logging
-import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import torch
-
 from rwkv_chat import _native
-from rwkv_chat.checkpoints.open import open_model
-from rwkv_chat.tokenizer.load import read_vocabulary
-from rwkv_chat.training.batches import Source, open_packed
-from rwkv_chat.training.export import open_trained
-from rwkv_chat.training.model import Shape, Trainee
-from rwkv_chat.training.train import loss_of
+from rwkv_chat.engine.model import Model
+from rwkv_chat.engine.select import load_model
+from rwkv_chat.training.measure import bits_per_byte, documents_of
+from rwkv_chat.training.pack import MIX
+from rwkv_chat.training.prompts import FIVE_TURNS, PROMPTS, THIRTY_TURNS, UNSEEN
 
-__all__ = ["PROMPTS", "Answer", "Speaker", "bits_per_byte", "main"]
+__all__ = ["Answer", "Speaker", "main", "rates"]
 
 log = logging.getLogger("rwkv_chat.training")
 
-PROMPTS = (
-    ("Hi!",),
-    ("What is your name?",),
-    ("Who made you?",),
-    ("What can you do?",),
-    ("How do I start a new chat?",),
-    ("I feel sad today.",),
-    ("Tell me a joke.",),
-    ("Tell me a story about a cat.", "What happens next?"),
-    ("What is a volcano?",),
-    ("Why is the sky blue?",),
-    ("What should I cook tonight?",),
-    ("I have a test tomorrow.",),
-    ("Do you like music?",),
-    ("What is 2 plus 3?",),
-    ("Where is Paris?",),
-    ("Can you help me write to my friend?",),
-    ("asdf qwer",),
-    ("你好",),
-    ("Thank you, bye.",),
-)
-"""19 chats, of which one has two turns: the 20 prompts."""
-
-UNSEEN = (
-    ("I painted my door yellow.", "My neighbour laughed at it.", "Should I paint it again?"),
-    ("can u help me pick a present for my uncle", "he likes fishing and old maps", "ok thx"),
-    ("Why do cats purr?", "And do lions purr too?", "You are not very sure."),
-    ("I had a strange day at work.", "My computer quacked like a duck.", "What would you do?"),
-    ("My name is Ottokar.", "I keep three chickens.", "What is my name?"),
-)
-"""Chats written without a look at the training text."""
-
+_SEEDS = (1, 2, 3)
 _STOP = b"\n\n"
 _MAX_TOKENS = 80
 _TOP_P = 0.4
@@ -74,104 +42,110 @@ class Answer:
 
 
 class Speaker:
-    """A converted model that answers, one token at a time, at temperature 1."""
+    """A model that answers, one token at a time, at temperature 1 and without penalties."""
 
-    def __init__(self, package: Path) -> None:
-        opened = open_model(package / "model.safetensors")
-        fields = asdict(opened.spec)
-        del fields["generation"]
-        self._model = _native.Model(fields, opened.tensors, 1, "")
-        self._tokens = read_vocabulary(package / "vocab.txt")
-        self._words = _native.Vocabulary(self._tokens)
+    def __init__(self, model: Model, top_p: float = _TOP_P) -> None:
+        self._model, self._top_p = model, top_p
 
-    def chat(self, turns: tuple[str, ...], seed: int, top_p: float = _TOP_P) -> Iterator[Answer]:
+    def chat(self, turns: Sequence[str], seed: int) -> Iterator[Answer]:
         """The answers to `turns`, one after the other."""
+        model, words = self._model, self._model.tokenizer
         state = None
         for turn in turns:
-            ids = self._words.encode(f"User: {turn}\n\nAssistant:".encode())
-            logits, state = self._model.forward(ids, state)
+            logits, state = model.forward(words.encode(f"User: {turn}\n\nAssistant:"), state)
             said: list[int] = []
             data = b""
             while len(said) < _MAX_TOKENS and not data.endswith(_STOP):
-                choice = _native.sample(logits, 1.0, top_p, 0, 0.0, seed, len(said))
+                choice = _native.sample(logits, 1.0, self._top_p, 0, 0.0, seed, len(said))
                 if choice == 0:
                     break
                 said.append(choice)
-                data += self._tokens[choice]
-                logits, state = self._model.forward([choice], state)
+                data += words.token_bytes[choice]
+                logits, state = model.forward([choice], state)
             yield _judge(data, said)
 
 
 def _judge(data: bytes, said: list[int]) -> Answer:
     text = data.decode("utf-8", "replace")
-    ended = text.endswith("\n\n") and len(said) <= _MAX_TOKENS
     grams = [tuple(said[i : i + 4]) for i in range(len(said) - 3)]
     return Answer(
         text.strip(),
-        ended and bool(text.strip()),
+        text.endswith("\n\n") and bool(text.strip()),
         len(set(grams)) < len(grams),
-        "User:" in text or "Assistant:" in text,
+        any(label in text for label in ("User:", "Assistant:", "Bob:", "Alice:")),
     )
 
 
-@torch.no_grad()
-def bits_per_byte(model: Trainee, held_out: Source, n_bytes: int, limit: int = 300) -> float:
-    """Bits per byte of held-out documents, each from an empty state, whole or its first tokens."""
-    nats = 0.0
-    count = 0
-    for document in range(min(limit, held_out.n_documents)):
-        start, end = held_out.starts[document], held_out.starts[document + 1]
-        ids = torch.from_numpy(held_out.ids[start : min(end, start + 1024)].astype("int64"))[None]
-        nats += loss_of(model, ids, torch.zeros_like(ids), False, False).item() * (ids.numel() - 1)
-        count += ids.numel() - 1
-    per_token = n_bytes / len(held_out.ids)
-    return nats / count / per_token / math.log(2)
-
-
-def _transcripts(speaker: Speaker) -> tuple[str, dict[str, float]]:
-    lines: list[str] = []
-    answers: list[Answer] = []
-    for title, chats in (("The 20 prompts", PROMPTS), ("Turns from outside its text", UNSEEN)):
-        lines.append(f"\n### {title}\n")
-        for turns in chats:
-            for seed in (1, 2, 3):
-                given = list(speaker.chat(turns, seed))
-                answers += given
-                for turn, answer in zip(turns, given, strict=True):
-                    lines.append(f"- **{turn}** {answer.text}")
+def rates(chats: Sequence[Sequence[Answer]]) -> dict[str, float]:
+    """How many answers there are, and the shares that end cleanly, repeat four tokens, leak a label,
+    and say what the answer before or the one before that has said.
+    """
+    answers = [answer for chat in chats for answer in chat]
     total = len(answers)
-    rates = {
+    again = sum(
+        answer.text in {earlier.text for earlier in chat[max(0, place - 2) : place]}
+        for chat in chats
+        for place, answer in enumerate(chat)
+    )
+    return {
         "answers": total,
         "clean_stop": sum(a.clean for a in answers) / total,
         "repeated_4_gram": sum(a.repeats for a in answers) / total,
         "leaked_label": sum(a.leaks for a in answers) / total,
+        "said_again": again / total,
     }
-    return "\n".join(lines) + "\n", rates
+
+
+_CHATS = {
+    "The 20 prompts": PROMPTS,
+    "Chats of three turns": UNSEEN,
+    "Chats of five turns": FIVE_TURNS,
+    "Chats of thirty turns": THIRTY_TURNS,
+}
+
+
+def _transcripts(speaker: Speaker) -> tuple[str, dict[str, dict[str, float]]]:
+    lines: list[str] = []
+    found = {}
+    for title, chats in _CHATS.items():
+        lines.append(f"## {title}\n")
+        answered = []
+        for turns in (chat for _ in _SEEDS for chat in chats):
+            answered.append(list(speaker.chat(turns, _SEEDS[len(answered) // len(chats)])))
+            for turn, answer in zip(turns, answered[-1], strict=True):
+                lines.append(f"    User: {turn}\n    Assistant: {answer.text}")
+            lines.append("")
+        found[title] = rates(answered)
+        log.info("%s: %s", title, found[title])
+    return "\n".join(lines) + "\n", found
+
+
+def _bits(model: Model, folder: Path, limit: int) -> dict[str, float]:
+    found = {}
+    for name in MIX:
+        documents = islice(documents_of(folder / f"{name}.jsonl", held_out=True), limit)
+        found[name] = bits_per_byte(model, documents)
+        log.info("%s, %s weights: %.3f bits per byte", name, model.weights, found[name])
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="rwkv_chat.training.judge", description=__doc__)
-    parser.add_argument("--package", type=Path, required=True)
-    parser.add_argument("--packed", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--weights", nargs="+", default=["bf16"], help="the first one talks")
+    parser.add_argument("--text", type=Path, required=True, help="the folder of gather and write")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=100, help="held-out documents of a source")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
-    text, rates = _transcripts(Speaker(options.package))
-    (options.run / "transcripts.md").write_text(text, encoding="utf-8")
-    log.info("%s", rates)
-    weights, spec, _ = open_trained(options.run)
-    model = Trainee(Shape(spec.n_layer, spec.n_embd, spec.vocab_size))
-    model.load_state_dict(weights)
-    packed = open_packed(options.packed)
-    bits = {
-        name: bits_per_byte(model, held_out, packed.bytes_held_out[name])
-        for name, held_out in packed.held_out.items()
-    }
-    log.info("%s", bits)
-    record = {"bits_per_byte": bits, **rates}
-    (options.run / "judged.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    options.out.mkdir(parents=True, exist_ok=True)
+    models = {weights: load_model(options.model, weights) for weights in options.weights}
+    text, found = _transcripts(Speaker(models[options.weights[0]]))
+    (options.out / "transcripts.md").write_text(text, encoding="utf-8")
+    bits = {weights: _bits(model, options.text, options.limit) for weights, model in models.items()}
+    record = {"bits_per_byte": bits, "answers": found}
+    (options.out / "judged.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ import pytest
 
 from rwkv_chat import paths
 from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.engine.select import load_model
 from rwkv_chat.tokenizer.load import load
-from rwkv_chat.training.judge import PROMPTS, Answer, Speaker
+from rwkv_chat.training.judge import Answer, Speaker
+from rwkv_chat.training.prompts import PROMPTS
 
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, list[Answer]]:
     """Three answers to each of the fixed prompts."""
-    speaker = Speaker(paths.bundled("model.safetensors").parent)
+    speaker = Speaker(load_model(paths.bundled("model.safetensors"), "bf16", threads=1))
     given: dict[str, list[Answer]] = {}
     for turns in PROMPTS:
         for seed in (1, 2, 3):
