@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 from rwkv_chat import _native
@@ -77,8 +77,8 @@ def _judge(data: bytes, said: list[int]) -> Answer:
 
 
 def rates(chats: Sequence[Sequence[Answer]]) -> dict[str, float]:
-    """How many answers there are, and the shares that end cleanly, repeat four tokens, leak a label,
-    and say what the answer before or the one before that has said.
+    """How many answers there are, and the shares that end cleanly, repeat four tokens, leak a
+    label, and say what one of the two answers before has said.
     """
     answers = [answer for chat in chats for answer in chat]
     total = len(answers)
@@ -110,8 +110,8 @@ def _transcripts(speaker: Speaker) -> tuple[str, dict[str, dict[str, float]]]:
     for title, chats in _CHATS.items():
         lines.append(f"## {title}\n")
         answered = []
-        for turns in (chat for _ in _SEEDS for chat in chats):
-            answered.append(list(speaker.chat(turns, _SEEDS[len(answered) // len(chats)])))
+        for seed, turns in product(_SEEDS, chats):
+            answered.append(list(speaker.chat(turns, seed)))
             for turn, answer in zip(turns, answered[-1], strict=True):
                 lines.append(f"    User: {turn}\n    Assistant: {answer.text}")
             lines.append("")
@@ -123,6 +123,8 @@ def _transcripts(speaker: Speaker) -> tuple[str, dict[str, dict[str, float]]]:
 def _bits(model: Model, folder: Path, limit: int) -> dict[str, float]:
     found = {}
     for name in MIX:
+        if not (folder / f"{name}.jsonl").exists():
+            continue
         documents = islice(documents_of(folder / f"{name}.jsonl", held_out=True), limit)
         found[name] = bits_per_byte(model, documents)
         log.info("%s, %s weights: %.3f bits per byte", name, model.weights, found[name])

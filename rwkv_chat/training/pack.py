@@ -59,6 +59,7 @@ MIX = {
     "chitchat": Share(0.15, 0.10, people=True),
     "kdconv_zh": Share(0.02, 0.0, people=True),
     "childrens_books": Share(0.13, 0.0),
+    "teacher": Share(0.02, 0.0),
 }
 
 
@@ -161,7 +162,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = {name: _rows(options.text / f"{name}.jsonl") for name in MIX}
+    rows = {name: _rows(options.text / f"{name}.jsonl") for name in MIX if name != "teacher"}
+    if (options.text / "teacher.jsonl").exists():
+        rows["teacher"] = _rows(options.text / "teacher.jsonl")
     if options.vocab:
         tokens = read_vocabulary(options.vocab)
     else:
