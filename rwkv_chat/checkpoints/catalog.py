@@ -10,7 +10,7 @@ from rwkv_chat.paths import bundled, models_dir
 __all__ = ["EMBEDDED", "CatalogEntry", "available", "find"]
 
 EMBEDDED = "embedded"
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".st")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".st", ".gguf", ".bin")
 
 
 @dataclass(frozen=True, slots=True)

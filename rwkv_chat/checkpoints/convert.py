@@ -101,6 +101,8 @@ class _Conversion:
             "tokenizer": self.source.tokenizer,
             "template": self.source.template,
         }
+        if self.source.vocabulary:
+            metadata["vocabulary"] = self.source.vocabulary
         folder = ensure_private(self.target.parent)
         _sweep(folder)
         self._check_room(folder, sum(_nbytes(dtype, shape) for _, dtype, shape in plan))

@@ -30,6 +30,7 @@ class ConvertedModel:
     `fingerprint` names what they compute: it covers the weights and the spec.
     `tensors` are in the converted layout, float32 or (bfloat16) uint16. `source` is the file that
     was asked for, `path` the one that is mapped; they differ when it had to be converted.
+    `vocabulary` is the text of the one inside the file where `tokenizer` is "inside", else "".
     """
 
     spec: ModelSpec
@@ -41,13 +42,15 @@ class ConvertedModel:
     template: str
     path: Path
     source: Path
+    vocabulary: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
     """What the headers of a model file tell.
 
-    `format` is "pth", "safetensors" or "rwkv-chat" (converted), `dtype` the type of its matrices,
+    `format` is that of `open_checkpoint` or "rwkv-chat" (converted), `dtype` the type of its
+    matrices (quantised ones become F32),
     `weights_bytes` the size in memory for each weights type, `ignored` tensors that have no use.
     """
 
@@ -131,6 +134,7 @@ def _map(source: Source, asked: Path, epsilon: float | None) -> ConvertedModel:
         template=source.template,
         path=file.path,
         source=asked,
+        vocabulary=source.vocabulary,
     )
 
 

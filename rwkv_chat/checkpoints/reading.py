@@ -7,15 +7,16 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from rwkv_chat.checkpoints.files import map_file
+from rwkv_chat.checkpoints.gguf import open_gguf
 from rwkv_chat.checkpoints.pth import open_pth
+from rwkv_chat.checkpoints.rwkvcpp import open_rwkvcpp
 from rwkv_chat.checkpoints.safetensors import open_file
 from rwkv_chat.errors import NotAModelError, UnsupportedModelError
 
 __all__ = ["Checkpoint", "TensorShape", "open_checkpoint"]
 
 _OTHER_FORMATS = {
-    b"GGUF": "a GGUF file",
-    b"fmgg": "a file of rwkv.cpp",
+    b"ggmf": "a file of rwkv.cpp for big-endian machines",
     b"lmgg": "an old file of llama.cpp",
     b"tjgg": "an old file of llama.cpp",
 }
@@ -40,16 +41,20 @@ class Checkpoint(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorShape]: ...
     def array(self, name: str) -> npt.NDArray[Any]:
-        """A read-only view of the tensor as it is in the file (bfloat16 as uint16)."""
+        """The tensor, read-only: a view of the file (bfloat16 as uint16), or computed from it."""
 
 
 def open_checkpoint(path: Path) -> tuple[Checkpoint, str]:
-    """Open a model file; also returns the name of its format, "safetensors" or "pth".
+    """Open a model file; also returns its format: "safetensors", "pth", "gguf" or "rwkv.cpp".
 
     Raises:
         CheckpointError: one of its subclasses, with the file and what is wrong with it.
     """
     start = map_file(path)[:9].tobytes()
+    if start[:4] == b"GGUF":
+        return open_gguf(path), "gguf"
+    if start[:4] == b"fmgg":
+        return open_rwkvcpp(path), "rwkv.cpp"
     if start[:4] in _OTHER_FORMATS:
         raise UnsupportedModelError(
             f"{path} is {_OTHER_FORMATS[start[:4]]}, which cannot be read. "
@@ -59,4 +64,7 @@ def open_checkpoint(path: Path) -> tuple[Checkpoint, str]:
         return open_pth(path), "pth"
     if start[8:9] == b"{" or path.suffix in {".safetensors", ".st"}:
         return open_file(path), "safetensors"
-    raise NotAModelError(f"{path} is not a model file. Give a .safetensors or a .pth file.")
+    raise NotAModelError(
+        f"{path} is not a model file. Give a .safetensors, .pth or .gguf file, or a .bin file of "
+        "rwkv.cpp."
+    )

@@ -18,7 +18,7 @@ from rwkv_chat.models.spec import ModelSpec
 
 __all__ = ["Source", "read_source"]
 
-_TOKENIZERS = ("world", "bytes", "bundled", "unknown")
+_TOKENIZERS = ("world", "bytes", "bundled", "inside", "unknown")
 _TEMPLATES = ("chat", "g1", "raw")
 _MAX_NAME = 256
 _G1 = re.compile(r"(?<![a-z0-9])g1[a-z]?(?![a-z0-9])", re.IGNORECASE)
@@ -30,6 +30,7 @@ class Source:
 
     `names` maps official names to those in the file. `weights` and `payload_sha256` are those
     of a converted file, and empty for all others. `dtype` is the widest type of the matrices.
+    `vocabulary` is the text of the one inside the file where `tokenizer` is "inside", else "".
     """
 
     checkpoint: Checkpoint
@@ -44,6 +45,7 @@ class Source:
     weights: str
     payload_sha256: str
     dtype: str
+    vocabulary: str = ""
 
     @property
     def is_converted(self) -> bool:
@@ -65,7 +67,9 @@ def read_source(path: Path) -> Source:
     if "format" in checkpoint.metadata and "rwkv-chat" in checkpoint.metadata["format"]:
         return _converted(checkpoint)
     found = detect(checkpoint)
-    tokenizer = {65536: "world", 256: "bytes"}.get(found.spec.vocab_size, "unknown")
+    usual = {65536: "world", 256: "bytes"}.get(found.spec.vocab_size, "unknown")
+    told = checkpoint.metadata if kind == "gguf" else {}
+    tokenizer = told.get("tokenizer", usual)
     chat = "g1" if _G1.search(path.stem) else "chat"
     return Source(
         checkpoint=checkpoint,
@@ -76,10 +80,11 @@ def read_source(path: Path) -> Source:
         ignored=found.ignored,
         name=_printable(path.stem),
         tokenizer=tokenizer,
-        template=chat if tokenizer == "world" else "raw",
+        template=chat if tokenizer in ("world", "inside") else "raw",
         weights="",
         payload_sha256="",
         dtype=_widest(checkpoint, found.names),
+        vocabulary=told.get("vocabulary", ""),
     )
 
 
@@ -101,6 +106,8 @@ def _converted(checkpoint: Checkpoint) -> Source:
             f"{path} was converted by another version of rwkv-chat. Give the original model."
         )
     keys = {"weights", "spec", "name", "tokenizer", "template", "fingerprint"}
+    if metadata.get("tokenizer") == "inside":
+        keys.add("vocabulary")
     if not keys <= metadata.keys():
         missing = ", ".join(sorted(keys - metadata.keys()))
         raise NotAModelError(f"{path} is damaged: its metadata lacks {missing}.")
@@ -125,6 +132,7 @@ def _converted(checkpoint: Checkpoint) -> Source:
         weights=metadata["weights"],
         payload_sha256=metadata["fingerprint"],
         dtype={"f32": "F32", "bf16": "BF16"}[metadata["weights"]],
+        vocabulary=metadata.get("vocabulary", ""),
     )
 
 

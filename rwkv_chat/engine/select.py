@@ -10,6 +10,7 @@ from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Backend
 from rwkv_chat.engine.model import Model
 from rwkv_chat.errors import TokenizerError, UsageError
 from rwkv_chat.tokenizer.load import load as load_tokenizer
+from rwkv_chat.tokenizer.parse import parse
 from rwkv_chat.tokenizer.vocabulary import Vocabulary
 
 __all__ = ["BACKENDS", "load_model"]
@@ -72,6 +73,9 @@ def load_model(
 
 def _tokenizer(converted: ConvertedModel) -> Vocabulary:
     kind, rows, folder = converted.tokenizer, converted.spec.vocab_size, converted.source.parent
+    if kind == "inside":
+        tokens = parse(converted.vocabulary.encode(), f"The vocabulary inside {converted.source}")
+        return Vocabulary(kind, tokens, rows)
     if kind == "unknown":
         if not (folder / "vocab.txt").is_file():
             raise TokenizerError(

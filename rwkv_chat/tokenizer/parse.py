@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rwkv_chat.errors import TokenizerError
 
-__all__ = ["pack", "parse", "unpack"]
+__all__ = ["pack", "parse", "render", "unpack"]
 
 _MAX_FILE_BYTES = 64 << 20
 _MAX_TOKEN_BYTES = 1024
@@ -91,6 +91,18 @@ def _check(tokens: Sequence[bytes], source: str) -> None:
             f"{source} has no token for {len(absent)} single bytes, {absent[0]:#04x} among them, "
             "so not every text could be written. Use a vocabulary with all 256 bytes."
         )
+
+
+def render(tokens: Sequence[bytes]) -> str:
+    """The text format: the inverse of `parse`."""
+    lines = []
+    for index, token in enumerate(tokens[1:], 1):
+        try:
+            value: str | bytes = token.decode()
+        except UnicodeDecodeError:
+            value = token
+        lines.append(f"{index} {value!r} {len(token)}\n")
+    return "".join(lines)
 
 
 def pack(tokens: Sequence[bytes]) -> bytes:

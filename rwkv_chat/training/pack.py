@@ -24,13 +24,13 @@ import numpy as np
 from rwkv_chat._native import Vocabulary
 from rwkv_chat.errors import UsageError
 from rwkv_chat.tokenizer.load import read_vocabulary
+from rwkv_chat.tokenizer.parse import render
 from rwkv_chat.tokenizer.world import world_tokens
 
 __all__ = [
     "MIX",
     "Share",
     "choose_tokens",
-    "format_vocabulary",
     "is_held_out",
     "main",
     "pieces_of",
@@ -70,18 +70,6 @@ def choose_tokens(counts: Counter[bytes], world: list[bytes], size: int) -> list
     ranked = sorted((t for t in world[257:] if counts[t]), key=lambda t: (-counts[t], t))
     chosen = set(ranked[: size - 257])
     return [b"", *world[1:257], *(token for token in world[257:] if token in chosen)]
-
-
-def format_vocabulary(tokens: list[bytes]) -> str:
-    """The World text format: a line `id repr length` per token; id 0 has none."""
-    lines = []
-    for index, token in enumerate(tokens[1:], 1):
-        try:
-            value: str | bytes = token.decode()
-        except UnicodeDecodeError:
-            value = token
-        lines.append(f"{index} {value!r} {len(token)}\n")
-    return "".join(lines)
 
 
 def pieces_of(row: dict[str, Any], people: bool = False) -> Iterator[tuple[str, int]]:
@@ -170,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         world = world_tokens()
         tokens = choose_tokens(_count(rows, world), world, options.rows)
-    (options.out / "vocab.txt").write_text(format_vocabulary(tokens), encoding="utf-8")
+    (options.out / "vocab.txt").write_text(render(tokens), encoding="utf-8")
     words = Vocabulary(tokens)
     sources = {}
     for name, documents in rows.items():

@@ -214,7 +214,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         found(tmp_path, {})
     path = tmp_path / "x"
     for start, what in {b"GGUF": "GGUF", b"fmgg": r"rwkv\.cpp", b"tjgg": r"llama\.cpp"}.items():
-        path.write_bytes(start + bytes(20))
+        path.write_bytes(start + b"\1" + bytes(19))
         with pytest.raises(UnsupportedModelError, match=what):
             open_checkpoint(path)
     path.write_bytes(b"#!/bin/sh\necho hello\n")

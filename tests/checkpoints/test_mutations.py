@@ -11,11 +11,14 @@ import pytest
 import safetensors.torch
 import torch
 
+from rwkv_chat.checkpoints.files import map_file
+from rwkv_chat.checkpoints.gguf_header import read_header
 from rwkv_chat.checkpoints.layout import converted_shapes
 from rwkv_chat.checkpoints.open import open_model
-from rwkv_chat.checkpoints.reading import open_checkpoint
+from rwkv_chat.checkpoints.rwkvcpp import open_rwkvcpp
 from rwkv_chat.checkpoints.source import read_source
 from rwkv_chat.errors import CheckpointError
+from tests.ggml_files import Kind, write_gguf, write_rwkvcpp
 from tests.seeded import official, random_weights, small_spec, spec_of
 
 SPEC = small_spec(n_layer=2, n_embd=16, head_size=8, vocab_size=20, ranks=(2, 3, 2, 4))
@@ -26,8 +29,13 @@ INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, *b'"{}[],:0129.-\\\x1b/')
 OLDER = ("4", "5.1", "6")
 
 
-@pytest.fixture(params=["pth", "safetensors", "converted", *OLDER])
+GGML = ("gguf", "gguf of 6", "rwkv.cpp", "rwkv.cpp of 4", "rwkv.cpp of 5.2", "rwkv.cpp of 6")
+
+
+@pytest.fixture(params=["pth", "safetensors", "converted", *OLDER, *GGML])
 def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param in GGML:
+        return ggml_sample(request.param, tmp_path)
     if request.param in OLDER:
         spec = spec_of(request.param, n_embd=16, head_size=8, vocab_size=20, n_ffn=24)
         torch.save(official(random_weights(spec)), tmp_path / "m.pth")
@@ -43,8 +51,29 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "m.safetensors"
 
 
+def ggml_sample(what: str, folder: Path) -> Path:
+    """Half of the matrices are quantised; the GGUF of RWKV-7 has a vocabulary inside."""
+    kind, _, generation = what.partition(" of ")
+    spec = spec_of(generation or "7", head_size=8, vocab_size=20)
+    weights = official(random_weights(spec))
+    if kind == "rwkv.cpp":
+        return write_rwkvcpp(folder / "m.bin", weights, Kind.Q4_0)
+    tokens = [bytes([byte]) for byte in range(5)] if not generation else None
+    return write_gguf(folder / "m.gguf", weights, spec, Kind.Q8_0, tokens=tokens, rescale=1)
+
+
 def structure(path: Path, data: bytes) -> list[range]:
     """Where the bytes are that are not weights."""
+    if path.suffix == ".gguf":
+        return [
+            range(
+                min(tensor.start for tensor in read_header(path, map_file(path)).tensors.values())
+            )
+        ]
+    if path.suffix == ".bin":
+        file = open_rwkvcpp(path)
+        starts = sorted(tensor.stored.start for tensor in file.tensors.values())
+        return [range(24), *(range(start - 45, start) for start in starts)]
     if path.suffix != ".pth":
         return [range(8 + int.from_bytes(data[:8], "little"))]
     # Any entry but data/<key>: headers, the index, the directory at the end.
@@ -116,13 +145,20 @@ def test_every_cut_of_a_model_is_refused(sample: Path, tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
         path.write_bytes(data[:size])
         with pytest.raises(CheckpointError):
-            open_checkpoint(path)
+            read_source(path)
 
 
 def test_random_bytes_are_never_a_model(tmp_path: Path) -> None:
     dice = random.Random(2)
     path = tmp_path / "noise"
-    for start in (b"", b"PK\3\4", b"\x80\x02", (50).to_bytes(8, "little") + b"{", b"GGUF"):
+    for start in (
+        b"",
+        b"PK\3\4",
+        b"\x80\x02",
+        (50).to_bytes(8, "little") + b"{",
+        b"GGUF\3\0\0\0",
+        b"fmgg\x65\0\0\0",
+    ):
         for size in (1, 8, 40, 300, 5000):
             path.unlink(missing_ok=True)
             path.write_bytes(start + dice.randbytes(size))

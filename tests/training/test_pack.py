@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rwkv_chat._native import Vocabulary
 from rwkv_chat.errors import UsageError
 from rwkv_chat.tokenizer.load import read_vocabulary
+from rwkv_chat.tokenizer.parse import render
 from rwkv_chat.tokenizer.world import world_tokens
 from rwkv_chat.training import pack
 from rwkv_chat.training.batches import open_packed
@@ -50,7 +51,7 @@ def test_a_vocabulary_file_comes_back(tmp_path: Path) -> None:
     world = world_tokens()
     tokens = [b"", *world[1:257], *world[300:60000:17]]
     path = tmp_path / "vocab.txt"
-    path.write_text(pack.format_vocabulary(tokens), encoding="utf-8")
+    path.write_text(render(tokens), encoding="utf-8")
     assert read_vocabulary(path) == tokens
 
 
