@@ -27,6 +27,8 @@ from rwkv_chat.commands import log as log_command
 from rwkv_chat.errors import EngineError, SettingsError
 from rwkv_chat.settings import Settings
 from rwkv_chat.store.conversations import Conversations
+from tests.ggml_files import Kind, write_gguf, write_rwkvcpp
+from tests.seeded import official, random_weights, small_spec
 from tests.tiny import Desk, load, model_file
 
 COMMAND = [sys.executable, "-m", "rwkv_chat"]
@@ -427,6 +429,25 @@ def test_info_names_the_tensors_that_are_not_used(tmp_path: Path) -> None:
     tensors = torch.load(model_file(), weights_only=True)
     torch.save({**tensors, "extra.thing": torch.zeros(3)}, path)
     assert "not used         extra.thing" in run("models", "info", str(path)).stdout
+
+
+@pytest.mark.parametrize("kind", ["gguf", "bin"])
+def test_quantised_files_answer_like_all_others(kind: str, tmp_path: Path) -> None:
+    spec = small_spec(vocab_size=300)
+    path = tmp_path / f"quantised.{kind}"
+    if kind == "gguf":
+        tokens = [bytes([byte]) for byte in range(256)]
+        write_gguf(path, random_weights(spec), spec, Kind.Q8_0, tokens=tokens)
+    else:
+        spec = small_spec(vocab_size=256)
+        write_rwkvcpp(path, official(random_weights(spec)), Kind.Q5_1)
+    found = json.loads(run("models", "info", str(path), "--json").stdout)
+    assert found["format"] == {"gguf": "gguf", "bin": "rwkv.cpp"}[kind]
+    assert found["tokenizer"] == {"gguf": "inside", "bin": "bytes"}[kind]
+    assert run("models", "convert", str(path), "--weights", "bf16").returncode == 0
+    result = run("ask", "--model", str(path), "--max-tokens", "5", "--seed", "1", "Hello", "--json")
+    assert result.returncode == 0, result.stderr
+    assert 0 < json.loads(result.stdout)["tokens"] <= 5
 
 
 def test_converting_prints_the_path() -> None:
