@@ -61,7 +61,8 @@ def _digest(data: bytes) -> str:
 def convert(source: Path, weights: str, progress: Progress | None = None) -> Path:
     """Write the converted form of `source` into the cache, replacing what is there.
 
-    Memory for one tensor is needed at a time. Whatever ends it early leaves nothing behind.
+    Memory for one tensor is needed at a time, twice where it is quantised. Whatever ends it early
+    leaves nothing behind.
 
     Args:
         source: a model file of any supported format.

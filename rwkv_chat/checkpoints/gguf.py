@@ -113,7 +113,9 @@ def open_gguf(path: Path) -> GgmlFile:
                 raise NotAModelError(f"{path} is damaged: it has the tensor {name} twice.")
             tensors[name] = tensor
     _check_layers(path, header.number(f"{architecture}.block_count"), tensors)
-    return GgmlFile(path, describe_vocabulary(path, header), tensors, data)
+    embedding = tensors.get("emb.weight")
+    told = describe_vocabulary(path, header, embedding.shape[0]) if embedding is not None else {}
+    return GgmlFile(path, told, tensors, data)
 
 
 def _check_layers(path: Path, announced: int | None, tensors: Mapping[str, GgmlTensor]) -> None:

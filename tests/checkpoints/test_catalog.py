@@ -25,7 +25,7 @@ def test_models_are_found_by_name_file_name_and_path(embedded: Path, tmp_path: P
     embedded.write_bytes(b"x")
     folder = models_dir()
     folder.mkdir(parents=True)
-    for name in ("b.pth", "a.safetensors", "notes.txt", "c.st"):
+    for name in ("b.pth", "a.safetensors", "notes.txt", "c.st", "e.gguf", "f.bin"):
         (folder / name).write_bytes(b"12345")
     (folder / "d.pth").mkdir()
     entries = catalog.available()
@@ -34,6 +34,8 @@ def test_models_are_found_by_name_file_name_and_path(embedded: Path, tmp_path: P
         ("a", "folder"),
         ("b", "folder"),
         ("c", "folder"),
+        ("e", "folder"),
+        ("f", "folder"),
     ]
     assert catalog.find("embedded") == embedded
     assert catalog.find("b") == catalog.find("b.pth") == folder / "b.pth"

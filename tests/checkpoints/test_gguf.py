@@ -177,6 +177,8 @@ def test_another_vocabulary_travels_with_the_model(tmp_path: Path) -> None:
     again = load_model(given, threads=1)
     assert again.tokenizer.fingerprint == model.tokenizer.fingerprint
     assert again.fingerprint == model.fingerprint
+    narrow = load_model(given, "bf16", threads=1)
+    assert narrow.tokenizer.fingerprint == model.tokenizer.fingerprint
 
 
 def test_a_vocabulary_of_bytes_is_recognised(tmp_path: Path) -> None:
@@ -201,18 +203,33 @@ def edited(path: Path, change: Callable[[gguf.GGUFWriter], None], arch: str = "r
     return path
 
 
-@pytest.mark.parametrize(
-    "token", [b"\\q", b"\\x4", b"a\\", b"\\u4e00", b"\\N{DIGIT ONE}", b"\\101"]
-)
+@pytest.mark.parametrize("token", [rb"\q00", rb"\x0g", b"000\\", rb"\N{}", rb"\101", rb"\u00"])
 def test_tokens_that_are_not_escaped_as_they_should_be_are_refused(
     token: bytes, tmp_path: Path
 ) -> None:
-    def change(writer: gguf.GGUFWriter) -> None:
-        writer.add_tokenizer_model("rwkv")
-        writer.add_token_list([b"<s>", token])
-
+    path = with_tokens(tmp_path, BYTES)
+    path.write_bytes(path.read_bytes().replace(rb"\x00", token, 1))
     with pytest.raises(NotAModelError, match="a token of its vocabulary is not escaped"):
-        read_source(edited(tmp_path / "m.gguf", change))
+        read_source(path)
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShapeError, match="has 257 tokens, and an embedding of 200 rows"):
+        read_source(with_tokens(tmp_path, BYTES, rows=200))
+
+
+def test_a_vocabulary_too_long_to_keep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="is longer than 4 MiB"):
+        read_source(with_tokens(tmp_path, [*BYTES, b"x" * (4 << 20)]))
+
+
+def test_the_vocabulary_of_another_kind_of_tokenizer_is_not_used(tmp_path: Path) -> None:
+    path = with_tokens(tmp_path, BYTES)
+    key = b"tokenizer.ggml.model" + struct.pack("<IQ", 8, 4)
+    path.write_bytes(path.read_bytes().replace(key + b"rwkv", key + b"gpt2"))
+    assert inspect(path).tokenizer == "unknown"
+    with pytest.raises(TokenizerError, match=r"Put its vocabulary beside it as vocab\.txt"):
+        load_model(path, threads=1)
 
 
 @pytest.mark.parametrize("arch", ["llama", "rwkv6qwen2", "arwkv7", "\x1b[31m", "x" * 5000])
