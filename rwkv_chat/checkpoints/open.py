@@ -50,8 +50,8 @@ class FileInfo:
     """What the headers of a model file tell.
 
     `format` is that of `open_checkpoint` or "rwkv-chat" (converted), `dtype` the type of its
-    matrices (quantised ones become F32),
-    `weights_bytes` the size in memory for each weights type, `ignored` tensors that have no use.
+    matrices (F32 where they are quantised), `weights_bytes` the size in memory for each weights
+    type, `ignored` tensors that have no use.
     """
 
     path: Path
