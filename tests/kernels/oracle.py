@@ -22,11 +22,9 @@ def make_spec(
     return ModelSpec("7", layers, width, vocab, head_size, ffn or 4 * width, *ranks)
 
 
-def spec_fields(spec: ModelSpec) -> dict[str, int | float]:
+def spec_fields(spec: ModelSpec) -> dict[str, str | int | float]:
     """The spec as the compiled Model takes it."""
-    fields = asdict(spec)
-    del fields["generation"]
-    return fields
+    return asdict(spec)
 
 
 def to_bf16(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
