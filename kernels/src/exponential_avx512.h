@@ -6,7 +6,8 @@
 namespace rwkv {
 namespace {
 
-// exp, clamped to [exp(-87), exp(88)], by 2^n * P(r) with |r| <= ln(2) / 2 and P a polynomial of degree 6 fitted to exp.
+// exp of x clamped to [-87, 88], by 2^n * P(r) with |r| <= ln(2) / 2 and P a polynomial of degree 6
+// fitted to exp.
 inline __m512 exponential(__m512 x) {
     x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(88.0f));
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),

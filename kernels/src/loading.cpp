@@ -88,7 +88,10 @@ struct Source {
 
     std::string block() const { return "blocks." + std::to_string(index) + "."; }
     Norm norm(const std::string& name) const { return read.norm(block() + name, spec.width); }
-    Vector width(const std::string& name) const { return read.vector(block() + name, {spec.width}); }
+    Vector width(const std::string& name) const { return vector(name, {spec.width}); }
+    Vector vector(const std::string& name, const std::vector<std::size_t>& shape) const {
+        return read.vector(block() + name, shape);
+    }
     Matrix matrix(const std::string& name, std::size_t rows, std::size_t columns) const {
         return read.matrix(block() + name, rows, columns);
     }
@@ -129,9 +132,9 @@ void load_layer(const Source& from, Layer4& layer) {
     layer.mix_k = rest(from.width("att.time_mix_k"));
     layer.mix_v = rest(from.width("att.time_mix_v"));
     layer.mix_r = rest(from.width("att.time_mix_r"));
-    layer.decay = from.read.vector(from.block() + "att.time_decay", {a});
+    layer.decay = from.vector("att.time_decay", {a});
     for (float& decay : layer.decay) decay = static_cast<float>(-std::exp(double{decay}));
-    layer.first = from.read.vector(from.block() + "att.time_first", {a});
+    layer.first = from.vector("att.time_first", {a});
     layer.receptance = from.matrix("att.receptance.weight", a, d);
     layer.key = from.matrix("att.key.weight", a, d);
     layer.value = from.matrix("att.value.weight", a, d);
@@ -145,10 +148,10 @@ void load_layer(const Source& from, Layer5& layer) {
     // [H, N] in RWKV-5.2, and before one number for all channels of a head.
     const auto by_channel = [&](const std::string& name) {
         if (spec.generation == Generation::v5_2) {
-            return from.read.vector(from.block() + name, {spec.heads(), spec.head_size});
+            return from.vector(name, {spec.heads(), spec.head_size});
         }
         Vector channels;
-        for (const float value : from.read.vector(from.block() + name, {spec.heads()})) {
+        for (const float value : from.vector(name, {spec.heads()})) {
             channels.insert(channels.end(), spec.head_size, value);
         }
         return channels;
@@ -180,11 +183,11 @@ void load_layer(const Source& from, Layer6& layer) {
     layer.mix_g = from.width("att.time_maa_g");
     layer.mix_w1 = from.matrix("att.time_maa_w1", 5 * spec.rank_mix, d);
     layer.mix_w2 = from.read.stack(from.block() + "att.time_maa_w2", {5, d, spec.rank_mix});
-    layer.decay = from.read.vector(from.block() + "att.time_decay", {a});
+    layer.decay = from.vector("att.time_decay", {a});
     layer.decay_w1 = from.matrix("att.time_decay_w1", spec.rank_w, d);
     layer.decay_w2 = from.matrix("att.time_decay_w2", a, spec.rank_w);
-    layer.att = load_time_mix(from, from.read.vector(from.block() + "att.time_faaaa",
-                                                     {spec.heads(), spec.head_size}));
+    layer.att = load_time_mix(
+        from, from.vector("att.time_faaaa", {spec.heads(), spec.head_size}));
     layer.ffn = load_channel_mix(from, from.width("ffn.time_maa_k"), from.width("ffn.time_maa_r"));
 }
 
@@ -194,7 +197,7 @@ DeepEmbed load_deep_embed(const Source& from) {
     return {from.matrix("ffn.s_emb.weight", spec.vocabulary, kSide * kSide),
             from.matrix("ffn.s_emb_x.weight", kSide * kSide, spec.width),
             from.matrix("ffn.s1", kSide, spec.width), from.matrix("ffn.s2", spec.hidden, kSide),
-            from.read.vector(from.block() + "ffn.s0", {spec.hidden})};
+            from.vector("ffn.s0", {spec.hidden})};
 }
 
 void load_layer(const Source& from, Layer7& layer) {
@@ -212,7 +215,7 @@ void load_layer(const Source& from, Layer7& layer) {
     layer.a0 = from.width("att.a0");
     layer.k_k = from.width("att.k_k");
     layer.k_a = from.width("att.k_a");
-    layer.r_k = from.read.vector(from.block() + "att.r_k", {spec.heads(), spec.head_size});
+    layer.r_k = from.vector("att.r_k", {spec.heads(), spec.head_size});
     layer.ln_x = from.norm("att.ln_x");
     layer.receptance = from.matrix("att.receptance.weight", d, d);
     layer.key = from.matrix("att.key.weight", d, d);

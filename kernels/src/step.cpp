@@ -55,7 +55,7 @@ void Step::embed() {
     const std::size_t d = spec_.width;
     pool_.run(rows_, [&](std::size_t t) {
         float* x = &x_[t * d];
-        load_row(weights_.emb, ids_[t], x);
+        copy_row(weights_.emb, ids_[t], x);
         kernels_.layer_norm(x, weights_.ln0.weight.data(), weights_.ln0.bias.data(), d,
                             kLayerNormEps, x);
     });

@@ -26,10 +26,10 @@ private:
     Vector share_, kk_, kk_a_, y_, out_;         // [rows, D]
     Vector low_w_, low_a_, low_v_, low_g_;       // [rows, rank]
     // Of DeepEmbed:
-    Vector embedded_;          // [rows, D]: the normalized embeddings
-    Vector own_;               // [rows, 32 * 32]
-    Vector inner_, turned_;    // [rows, 32]
-    Vector scale_;             // [rows, F]
+    Vector embedded_;        // [rows, D]: the normalized embeddings
+    Vector own_;             // [rows, 32 * 32]: what a token's own matrix gets from its embedding
+    Vector inner_, turned_;  // [rows, 32]
+    Vector scale_;           // [rows, F]
 };
 
 void Step7::reserve(std::size_t rows) {
@@ -56,7 +56,8 @@ void Step7::time_mix(std::size_t index) {
     const std::size_t d = spec_.width;
     if (index == 0 && layer.deep_embed) embedded_ = x_;
     normalize(layer.ln1);
-    const Vector* mixes[] = {&layer.mix_r, &layer.mix_k, &layer.mix_v, &layer.mix_w, &layer.mix_a, &layer.mix_g};
+    const Vector* mixes[] = {&layer.mix_r, &layer.mix_k, &layer.mix_v,
+                             &layer.mix_w, &layer.mix_a, &layer.mix_g};
     shift(att_shift(index), mixes, 6);
     keep(att_shift(index));
     const Product products[] = {
@@ -151,7 +152,7 @@ void Step7::scale_hidden(const DeepEmbed& deep) {
     multiply(products, 2);
     pool_.run(rows_, [&](std::size_t t) {
         float own[kSide * kSide];
-        load_row(deep.own, ids_[t], own);
+        copy_row(deep.own, ids_[t], own);
         float* turned = &turned_[t * kSide];
         std::fill_n(turned, kSide, 0.0f);
         for (std::size_t i = 0; i < kSide; ++i) {

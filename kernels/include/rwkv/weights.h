@@ -74,15 +74,15 @@ struct DeepEmbed {
 };
 
 struct Layer7 {
-    Norm ln1, ln2;                           // [D]
+    Norm ln1, ln2;                                    // [D]
     Vector mix_r, mix_w, mix_k, mix_v, mix_a, mix_g;  // [D]
-    Vector w0, a0, v0, k_k, k_a, r_k;        // [D]; no v0 in layer 0
-    Norm ln_x;                               // [D]
-    Matrix receptance, key, value, output;   // [D, D]
-    Matrix w1, a1, v1, g1;                   // [rank, D]; no v1 in layer 0
-    Matrix w2, a2, v2, g2;                   // [D, rank]; no v2 in layer 0
-    Vector ffn_mix_k;                        // [D]
-    Matrix ffn_key, ffn_value;               // [F, D]
+    Vector w0, a0, v0, k_k, k_a, r_k;                 // [D]; no v0 in layer 0
+    Norm ln_x;                                        // [D]
+    Matrix receptance, key, value, output;            // [D, D]
+    Matrix w1, a1, v1, g1;                            // [rank, D]; no v1 in layer 0
+    Matrix w2, a2, v2, g2;                            // [D, rank]; no v2 in layer 0
+    Vector ffn_mix_k;                                 // [D]
+    Matrix ffn_key, ffn_value;                        // [F, D]
     std::optional<DeepEmbed> deep_embed;
 };
 
