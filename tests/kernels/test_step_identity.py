@@ -103,7 +103,8 @@ def test_the_given_state_is_never_changed(generation: str, isa: str) -> None:
 def test_no_state_is_the_state_before_the_first_token(generation: str) -> None:
     model = model_of(generation, _native.isas()[-1], "f32", 1)
     start = StateLayout.of(ODD_SPECS[generation]).new()
-    for first, second in zip(model.forward([1, 2], None), model.forward([1, 2], start), strict=True):
+    results = model.forward([1, 2], None), model.forward([1, 2], start)
+    for first, second in zip(*results, strict=True):
         assert np.array_equal(first, second)
 
 

@@ -10,7 +10,6 @@ from rwkv_chat.models.state import StateLayout
 from tests.kernels.oracle import (
     ODD_SPECS,
     Oracle,
-    Tensors,
     make_any_tensors,
     make_spec,
     make_tensors,
