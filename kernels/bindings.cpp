@@ -226,16 +226,26 @@ rwkv::Spec read_spec(const nb::mapping& fields) {
         if (!fields.contains(key)) refuse(std::string("The spec has no field ") + name + ".");
         return nb::object(fields[key]);
     };
-    const auto whole = [&](const char* name) {
+    rwkv::Spec spec{};
+    std::string generation;
+    if (!nb::try_cast(field("generation"), generation)) {
+        refuse("The spec's generation must be a string.");
+    }
+    spec.generation = rwkv::parse_generation(generation);
+    static const std::pair<const char*, std::size_t rwkv::Spec::*> sizes[] = {
+        {"n_layer", &rwkv::Spec::layers},       {"n_embd", &rwkv::Spec::width},
+        {"n_att", &rwkv::Spec::att_width},      {"vocab_size", &rwkv::Spec::vocabulary},
+        {"head_size", &rwkv::Spec::head_size},  {"n_ffn", &rwkv::Spec::hidden},
+        {"rank_w", &rwkv::Spec::rank_w},        {"rank_a", &rwkv::Spec::rank_a},
+        {"rank_v", &rwkv::Spec::rank_v},        {"rank_g", &rwkv::Spec::rank_g},
+        {"rank_mix", &rwkv::Spec::rank_mix}};
+    for (const auto& [name, size] : sizes) {
         std::int64_t value = 0;
         if (!nb::try_cast(field(name), value) || value < 0) {
             refuse(std::string("The spec's ") + name + " must be a whole number from 0.");
         }
-        return static_cast<std::size_t>(value);
-    };
-    rwkv::Spec spec{whole("n_layer"), whole("n_embd"), whole("vocab_size"), whole("head_size"),
-                    whole("n_ffn"),   whole("rank_w"), whole("rank_a"),     whole("rank_v"),
-                    whole("rank_g"),  0.0f};
+        spec.*size = static_cast<std::size_t>(value);
+    }
     if (!nb::try_cast(field("group_norm_eps"), spec.group_norm_eps)) {
         refuse("The spec's group_norm_eps must be a number.");
     }
@@ -267,7 +277,7 @@ std::pair<Floats, Floats> forward(PyModel& self, const Ids& ids, nb::handle stat
     const rwkv::Spec& spec = self.model->spec();
     const std::vector<std::uint32_t> checked = check_ids(ids, spec.vocabulary);
     if (checked.empty()) refuse("forward needs at least one token id.");
-    std::vector<float> next = state.is_none() ? std::vector<float>(spec.state())
+    std::vector<float> next = state.is_none() ? spec.new_state()
                                               : Buffer(state, "state").floats({spec.state()}, "state");
     std::vector<float> logits(spec.vocabulary);
     {

@@ -55,12 +55,12 @@ class Model:
 
     def __init__(
         self,
-        spec: Mapping[str, int | float],
+        spec: Mapping[str, str | int | float],
         tensors: Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.uint16]],
         threads: int,
         isa: str,
     ) -> None:
-        """`spec` holds the fields of ModelSpec but for `generation`; bf16 weights come as uint16.
+        """`spec` holds the fields of ModelSpec; bf16 weights come as uint16.
 
         `threads` 0 means one per physical core; `isa` "" means what RWKV_CHAT_ISA names, or else
         the fastest available. Raises ValueError with a whole sentence.

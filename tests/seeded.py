@@ -8,11 +8,26 @@ import pytest
 import torch
 
 from rwkv_chat.checkpoints.layout import official_shapes
+from rwkv_chat.models.base import Reference
+from rwkv_chat.models.rwkv4 import Rwkv4
+from rwkv_chat.models.rwkv5 import Rwkv5
+from rwkv_chat.models.rwkv6 import Rwkv6
+from rwkv_chat.models.rwkv7 import Rwkv7, Rwkv7a
 from rwkv_chat.models.spec import ModelSpec
 
 torch.set_num_threads(1)  # on matrices this small, threads only wait for each other
 
 SHARED = Path(__file__).parents[2] / "shared" / "models"
+
+REFERENCES: dict[str, type[Reference]] = {
+    "4": Rwkv4,
+    "5.0": Rwkv5,
+    "5.1": Rwkv5,
+    "5.2": Rwkv5,
+    "6": Rwkv6,
+    "7": Rwkv7,
+    "7a": Rwkv7a,
+}
 
 
 def small_spec(

@@ -461,13 +461,14 @@ def test_an_empty_log_says_how_to_begin() -> None:
     assert log() == []
 
 
-def test_bench_measures(home: Path) -> None:
+@pytest.mark.parametrize("generation", ["4", "5.2", "6", "7", "7a"])
+def test_bench_measures(home: Path, generation: str) -> None:
     arguments = ["--weights", "f32", "--threads", "1", "--prompt-tokens", "16"]
-    result = run(
-        "bench", "--model", str(model_file()), *arguments, "--decode-tokens", "4", "--json"
-    )
+    path = str(model_file(generation))
+    result = run("bench", "--model", path, *arguments, "--decode-tokens", "4", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
+    assert found["generation"] == generation
     assert found["weights"] == "f32"
     assert found["threads"] == found["batch"] == 1
     assert found["decode_tokens_per_s"] > 0

@@ -6,8 +6,8 @@
 #include "operations.h"
 
 #define RWKV_TABLE(isa)                                                                         \
-    {#isa,        isa::matmul,  isa::sum_rows, isa::layer_norm, isa::token_shift,        \
-     isa::sigmoid, isa::decay,  isa::wkv7,            isa::exp_sum}
+    {#isa,         isa::matmul, isa::sum_rows, isa::layer_norm, isa::token_shift, isa::sigmoid, \
+     isa::decay6,  isa::decay7, isa::wkv4,     isa::wkv5,       isa::wkv7,        isa::exp_sum}
 
 namespace rwkv {
 

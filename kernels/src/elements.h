@@ -32,5 +32,10 @@ inline float load(const unsigned char* row, size_t column, Weights weights) {
     return weights == Weights::f32 ? load_f32(row + 4 * column) : load_bf16(row + 2 * column);
 }
 
+// y [columns] = one row of a matrix of any type.
+inline void copy_row(const Matrix& m, size_t row, float* y) {
+    for (size_t i = 0; i < m.columns; ++i) y[i] = load(row_of(m, row), i, m.weights);
+}
+
 }  // namespace
 }  // namespace rwkv

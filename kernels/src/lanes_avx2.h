@@ -16,6 +16,21 @@ inline __m256i mask_of(size_t count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(limit), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+// kTail: only the lanes of the mask.
+template <bool kTail>
+inline __m256 load_lanes(const float* p, __m256i mask) {
+    return kTail ? _mm256_maskload_ps(p, mask) : _mm256_loadu_ps(p);
+}
+
+template <bool kTail>
+inline void store_lanes(float* p, __m256i mask, __m256 value) {
+    if constexpr (kTail) {
+        _mm256_maskstore_ps(p, mask, value);
+    } else {
+        _mm256_storeu_ps(p, value);
+    }
+}
+
 // Into the second-level cache: there are too few buffers of the first to cover the memory's latency.
 inline void prefetch(const unsigned char* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);

@@ -12,6 +12,21 @@ constexpr size_t kLanes = 16;
 
 inline __mmask16 mask_of(size_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
 
+// kTail: only the lanes of the mask.
+template <bool kTail>
+inline __m512 load_lanes(const float* p, __mmask16 mask) {
+    return kTail ? _mm512_maskz_loadu_ps(mask, p) : _mm512_loadu_ps(p);
+}
+
+template <bool kTail>
+inline void store_lanes(float* p, __mmask16 mask, __m512 value) {
+    if constexpr (kTail) {
+        _mm512_mask_storeu_ps(p, mask, value);
+    } else {
+        _mm512_storeu_ps(p, value);
+    }
+}
+
 // Into the second-level cache: there are too few buffers of the first to cover the memory's latency.
 inline void prefetch(const unsigned char* p) {
     _mm_prefetch(p, _MM_HINT_T1);

@@ -5,18 +5,30 @@
 #include <algorithm>
 #include <utility>
 
-#include "step7.h"
+#include "step.h"
 
 namespace rwkv {
+
+std::vector<float> Spec::new_state() const {
+    std::vector<float> start(state());
+    if (generation == Generation::v4) {
+        // Less than the exponent of any token.
+        const std::size_t exponent = width + 2 * att_width;
+        for (std::size_t layer = 0; layer < layers; ++layer) {
+            std::fill_n(start.begin() + layer * layer_state() + exponent, att_width, -1e30f);
+        }
+    }
+    return start;
+}
 
 struct Model::Workshop {
     Workshop(const Spec& spec, const ModelWeights& weights, const Kernels& kernels,
              std::size_t threads)
-        : pool(threads), step(spec, weights, kernels, pool) {}
+        : pool(threads), step(make_step(spec, weights, kernels, pool)) {}
 
     std::mutex turn;
     ThreadPool pool;
-    Step step;
+    std::unique_ptr<Step> step;
 };
 
 Model::Model(const Spec& spec, ModelWeights weights, const Kernels& kernels, std::size_t threads)
@@ -32,7 +44,7 @@ Model::~Model() {
 Model::Workshop& Model::workshop() {
     if (owner_ != getpid()) {
         auto own = std::make_unique<Workshop>(spec_, weights_, kernels_, threads_);
-        inherited_channels_ += workshop_->step.active_channels();
+        inherited_channels_ += workshop_->step->active_channels();
         static_cast<void>(workshop_.release());
         workshop_ = std::move(own);
         owner_ = getpid();
@@ -44,7 +56,7 @@ std::size_t Model::threads() const { return workshop_->pool.size(); }
 
 std::uint64_t Model::active_channels() {
     const Workshop& shop = workshop();
-    return inherited_channels_ + shop.step.active_channels();
+    return inherited_channels_ + shop.step->active_channels();
 }
 
 void Model::forward(const std::vector<Segment>& segments) {
@@ -53,7 +65,7 @@ void Model::forward(const std::vector<Segment>& segments) {
     std::vector<std::uint32_t> ids;
     std::vector<Run> runs;
     const auto flush = [&] {
-        if (!ids.empty()) shop.step.forward(ids.data(), ids.size(), runs);
+        if (!ids.empty()) shop.step->forward(ids.data(), ids.size(), runs);
         ids.clear();
         runs.clear();
     };

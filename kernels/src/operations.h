@@ -13,8 +13,12 @@
                     float* y);                                                                    \
     void token_shift(const float* x, const float* previous, const float* mix, size_t n, float* y);\
     void sigmoid(float* x, const float* bias, size_t n);                                          \
-    void decay(float* x, const float* bias, size_t n);                                            \
-    void wkv7(const WkvHead& head, float* state, float* y);                                       \
+    void decay6(float* x, const float* bias, size_t n);                                           \
+    void decay7(float* x, const float* bias, size_t n);                                           \
+    void wkv4(const Wkv4Channels& channels, float* numerator, float* denominator, float* exponent,\
+              float* y);                                                                          \
+    void wkv5(const Wkv5Head& head, float* state, float* y);                                      \
+    void wkv7(const Wkv7Head& head, float* state, float* y);                                      \
     double exp_sum(const double* x, size_t n, double maximum, double scale, double* weights);     \
     }
 

@@ -1,35 +1,14 @@
-#include "lanes_avx2.h"
+#include "exponential_avx2.h"
 #include "operations.h"
 
 namespace rwkv::avx2 {
 namespace {
 
-// exp by 2^n * P(r) with |r| <= ln(2) / 2 and P a polynomial of degree 6 fitted to exp.
-__m256 exponential(__m256 x) {
-    x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(88.0f));
-    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
-                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-    __m256 p = _mm256_set1_ps(1.9875691500e-4f);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
-    p = _mm256_fmadd_ps(_mm256_mul_ps(p, r), r, r);
-    p = _mm256_add_ps(p, _mm256_set1_ps(1.0f));
-    const __m256i exponent = _mm256_slli_epi32(
-        _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    return _mm256_mul_ps(p, _mm256_castsi256_ps(exponent));
-}
+__m256 negative(__m256 x) { return _mm256_sub_ps(_mm256_setzero_ps(), x); }
 
-// The clamp of exponential() would hide a NaN, so it is put back.
 __m256 sigmoid_of(__m256 x) {
     const __m256 one = _mm256_set1_ps(1.0f);
-    const __m256 e = exponential(_mm256_sub_ps(_mm256_setzero_ps(), x));
-    const __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
-    return _mm256_blendv_ps(_mm256_div_ps(one, _mm256_add_ps(one, e)), x, nan);
+    return keep_nan(x, _mm256_div_ps(one, _mm256_add_ps(one, exponential(negative(x)))));
 }
 
 // A template, so that each map is inlined into its loop.
@@ -44,7 +23,7 @@ void map_elements(float* x, const float* bias, size_t n, Map map) {
 }
 
 // exp in float64: the series to r^13 leaves 4e-18 for |r| <= ln(2) / 2.
-__m256d exponential(__m256d x) {
+__m256d exponential_f64(__m256d x) {
     const __m256d tiny = _mm256_cmp_pd(x, _mm256_set1_pd(-690.0), _CMP_LT_OQ);
     x = _mm256_max_pd(x, _mm256_set1_pd(-690.0));
     const __m256d n = _mm256_round_pd(_mm256_mul_pd(x, _mm256_set1_pd(1.4426950408889634)),
@@ -103,12 +82,16 @@ void sigmoid(float* x, const float* bias, size_t n) {
     map_elements(x, bias, n, [](__m256 value) { return sigmoid_of(value); });
 }
 
-void decay(float* x, const float* bias, size_t n) {
+void decay6(float* x, const float* bias, size_t n) {
+    map_elements(x, bias, n, [](__m256 value) {
+        return keep_nan(value, exponential(negative(exponential(value))));
+    });
+}
+
+void decay7(float* x, const float* bias, size_t n) {
     map_elements(x, bias, n, [](__m256 value) {
         const __m256 s = sigmoid_of(value);
-        const __m256 nan = _mm256_cmp_ps(s, s, _CMP_UNORD_Q);
-        const __m256 e = exponential(_mm256_mul_ps(s, _mm256_set1_ps(-0.606530660f)));
-        return _mm256_blendv_ps(e, s, nan);
+        return keep_nan(s, exponential(_mm256_mul_ps(s, _mm256_set1_ps(-0.606530660f))));
     });
 }
 
@@ -120,7 +103,7 @@ double exp_sum(const double* x, size_t n, double maximum, double scale, double* 
     size_t i = 0;
     for (; i + kDoubles <= n; i += kDoubles) {
         const __m256d e =
-            exponential(_mm256_mul_pd(_mm256_sub_pd(_mm256_loadu_pd(x + i), top), factor));
+            exponential_f64(_mm256_mul_pd(_mm256_sub_pd(_mm256_loadu_pd(x + i), top), factor));
         _mm256_storeu_pd(weights + i, e);
         sum = _mm256_add_pd(sum, e);
     }
@@ -128,7 +111,7 @@ double exp_sum(const double* x, size_t n, double maximum, double scale, double* 
     _mm256_storeu_pd(lanes, sum);
     double total = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
     for (; i < n; ++i) {
-        const __m256d e = exponential(_mm256_set1_pd((x[i] - maximum) * scale));
+        const __m256d e = exponential_f64(_mm256_set1_pd((x[i] - maximum) * scale));
         weights[i] = _mm256_cvtsd_f64(e);
         total += weights[i];
     }

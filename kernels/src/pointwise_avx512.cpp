@@ -1,32 +1,14 @@
-#include "lanes_avx512.h"
+#include "exponential_avx512.h"
 #include "operations.h"
 
 namespace rwkv::avx512 {
 namespace {
 
-// exp by 2^n * P(r) with |r| <= ln(2) / 2 and P a polynomial of degree 6 fitted to exp.
-__m512 exponential(__m512 x) {
-    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(88.0f));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
-                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-    p = _mm512_fmadd_ps(_mm512_mul_ps(p, r), r, r);
-    return _mm512_scalef_ps(_mm512_add_ps(p, _mm512_set1_ps(1.0f)), n);
-}
+__m512 negative(__m512 x) { return _mm512_sub_ps(_mm512_setzero_ps(), x); }
 
-// The clamp of exponential() would hide a NaN, so it is put back.
 __m512 sigmoid_of(__m512 x) {
     const __m512 one = _mm512_set1_ps(1.0f);
-    const __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), x));
-    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    return _mm512_mask_mov_ps(_mm512_div_ps(one, _mm512_add_ps(one, e)), nan, x);
+    return keep_nan(x, _mm512_div_ps(one, _mm512_add_ps(one, exponential(negative(x)))));
 }
 
 // A template, so that each map is inlined into its loop.
@@ -41,7 +23,7 @@ void map_elements(float* x, const float* bias, size_t n, Map map) {
 }
 
 // exp in float64: the series to r^13 leaves 4e-18 for |r| <= ln(2) / 2.
-__m512d exponential(__m512d x) {
+__m512d exponential_f64(__m512d x) {
     const __mmask8 tiny = _mm512_cmp_pd_mask(x, _mm512_set1_pd(-690.0), _CMP_LT_OQ);
     const __m512d n = _mm512_roundscale_pd(_mm512_mul_pd(x, _mm512_set1_pd(1.4426950408889634)),
                                            _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -98,12 +80,16 @@ void sigmoid(float* x, const float* bias, size_t n) {
     map_elements(x, bias, n, [](__m512 value) { return sigmoid_of(value); });
 }
 
-void decay(float* x, const float* bias, size_t n) {
+void decay6(float* x, const float* bias, size_t n) {
+    map_elements(x, bias, n, [](__m512 value) {
+        return keep_nan(value, exponential(negative(exponential(value))));
+    });
+}
+
+void decay7(float* x, const float* bias, size_t n) {
     map_elements(x, bias, n, [](__m512 value) {
         const __m512 s = sigmoid_of(value);
-        const __mmask16 nan = _mm512_cmp_ps_mask(s, s, _CMP_UNORD_Q);
-        const __m512 e = exponential(_mm512_mul_ps(s, _mm512_set1_ps(-0.606530660f)));
-        return _mm512_mask_mov_ps(e, nan, s);
+        return keep_nan(s, exponential(_mm512_mul_ps(s, _mm512_set1_ps(-0.606530660f))));
     });
 }
 
@@ -116,7 +102,7 @@ double exp_sum(const double* x, size_t n, double maximum, double scale, double* 
         const __mmask8 mask = n - i < kDoubles ? static_cast<__mmask8>((1u << (n - i)) - 1u) : 0xFF;
         const __m512d value = _mm512_mul_pd(
             _mm512_maskz_sub_pd(mask, _mm512_maskz_loadu_pd(mask, x + i), top), factor);
-        const __m512d e = exponential(value);
+        const __m512d e = exponential_f64(value);
         _mm512_mask_storeu_pd(weights + i, mask, e);
         sum = _mm512_mask_add_pd(sum, mask, sum, e);
     }

@@ -30,7 +30,14 @@ void sigmoid(float* x, const float* bias, size_t n) {
     }
 }
 
-void decay(float* x, const float* bias, size_t n) {
+void decay6(float* x, const float* bias, size_t n) {
+    for (size_t i = 0; i < n; ++i) {
+        const double value = static_cast<double>(x[i]) + bias[i];
+        x[i] = static_cast<float>(std::exp(-std::exp(value)));
+    }
+}
+
+void decay7(float* x, const float* bias, size_t n) {
     sigmoid(x, bias, n);
     for (size_t i = 0; i < n; ++i) x[i] = static_cast<float>(std::exp(-0.6065306597126334 * x[i]));
 }

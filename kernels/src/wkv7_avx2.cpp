@@ -4,24 +4,10 @@
 namespace rwkv::avx2 {
 namespace {
 
-template <bool kTail>
-__m256 load_lanes(const float* p, __m256i mask) {
-    return kTail ? _mm256_maskload_ps(p, mask) : _mm256_loadu_ps(p);
-}
-
-template <bool kTail>
-void store_lanes(float* p, __m256i mask, __m256 value) {
-    if constexpr (kTail) {
-        _mm256_maskstore_ps(p, mask, value);
-    } else {
-        _mm256_storeu_ps(p, value);
-    }
-}
-
 // Rows [i, i + kR) of the state. Two passes over them: what is removed must be known first.
 // kTail: the head's size is no multiple of the lanes.
 template <int kR, bool kTail>
-void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
+void update_rows(const Wkv7Head& head, size_t i, float* state, float* y) {
     const size_t n = head.size;
     const __m256 zero = _mm256_setzero_ps();
     __m256 removed[4] = {zero, zero, zero, zero};
@@ -58,7 +44,7 @@ void update_rows(const WkvHead& head, size_t i, float* state, float* y) {
 }
 
 template <bool kTail>
-void update_state(const WkvHead& head, float* state, float* y) {
+void update_state(const Wkv7Head& head, float* state, float* y) {
     size_t i = 0;
     for (; i + 4 <= head.size; i += 4) update_rows<4, kTail>(head, i, state, y);
     for (; i < head.size; ++i) update_rows<1, kTail>(head, i, state, y);
@@ -66,7 +52,7 @@ void update_state(const WkvHead& head, float* state, float* y) {
 
 }  // namespace
 
-void wkv7(const WkvHead& head, float* state, float* y) {
+void wkv7(const Wkv7Head& head, float* state, float* y) {
     if (head.size % kLanes == 0) {
         update_state<false>(head, state, y);
     } else {

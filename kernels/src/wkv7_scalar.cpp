@@ -4,7 +4,7 @@
 
 namespace rwkv::scalar {
 
-void wkv7(const WkvHead& head, float* state, float* y) {
+void wkv7(const Wkv7Head& head, float* state, float* y) {
     const size_t n = head.size;
     for (size_t i = 0; i < n; ++i) {
         float* row = state + i * n;

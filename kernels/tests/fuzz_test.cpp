@@ -30,21 +30,27 @@ std::string random_text(Random& random, std::size_t most, std::size_t alphabet) 
 
 // Tensors of a random model, each in a block of exactly its size.
 struct RandomModel {
-    explicit RandomModel(Random& random) {
+    RandomModel(Random& random, Generation generation) {
+        const bool is_4 = generation == Generation::v4;
+        const bool is_7 = generation == Generation::v7 || generation == Generation::v7a;
         const std::size_t heads = random.between(1, 3);
         static const std::size_t sizes[] = {1, 4, 7, 16, 17};
+        spec.generation = generation;
         spec.layers = random.between(1, 3);
         spec.head_size = sizes[random.below(std::size(sizes))];
-        spec.width = heads * spec.head_size;
+        spec.att_width = heads * spec.head_size;
+        spec.width = is_7 ? spec.att_width : random.between(1, 40);
         spec.vocabulary = random.between(2, 90);
         spec.hidden = random.between(1, 70);
         spec.rank_w = random.between(1, 20);
         spec.rank_a = random.between(1, 20);
         spec.rank_v = random.between(1, 20);
         spec.rank_g = random.between(1, 20);
+        spec.rank_mix = random.between(1, 20);
         spec.group_norm_eps = 64e-5f;
         const Weights weights = random.below(2) == 0 ? Weights::f32 : Weights::bf16;
         const std::size_t d = spec.width;
+        const std::size_t a = spec.att_width;
         const auto add = [&](const std::string& name, std::vector<std::size_t> shape, Weights kind) {
             const std::size_t rows = shape.size() == 2 ? shape[0] : 1;
             owned.emplace_back(random.floats(rows * shape.back()), rows, shape.back(), kind,
@@ -63,24 +69,58 @@ struct RandomModel {
         }
         for (std::size_t i = 0; i < spec.layers; ++i) {
             const std::string block = "blocks." + std::to_string(i) + ".";
-            for (const char* name :
-                 {"ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias", "att.x_r", "att.x_w", "att.x_k",
-                  "att.x_v", "att.x_a", "att.x_g", "att.w0", "att.a0", "att.v0", "att.k_k", "att.k_a",
-                  "att.ln_x.weight", "att.ln_x.bias", "ffn.x_k"}) {
+            const std::string att = block + "att.";
+            const std::string ffn = block + "ffn.";
+            for (const char* name : {"ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias"}) {
                 vector(block + name);
             }
-            add(block + "att.r_k", {heads, spec.head_size}, Weights::f32);
-            for (const char* name : {"receptance", "key", "value", "output"}) {
-                matrix(block + "att." + name + ".weight", d, d);
+            for (const char* name : {"receptance", "key", "value"}) matrix(att + name + ".weight", a, d);
+            matrix(att + "output.weight", d, a);
+            matrix(ffn + "key.weight", spec.hidden, d);
+            matrix(ffn + "value.weight", spec.hidden, d);
+            if (!is_4) {
+                add(att + "ln_x.weight", {a}, Weights::f32);
+                add(att + "ln_x.bias", {a}, Weights::f32);
             }
-            const std::pair<const char*, std::size_t> ranks[] = {
-                {"w", spec.rank_w}, {"a", spec.rank_a}, {"v", spec.rank_v}, {"g", spec.rank_g}};
-            for (const auto& [name, rank] : ranks) {
-                matrix(block + "att." + name + "1", rank, d);
-                matrix(block + "att." + name + "2", d, rank);
+            if (is_7) {
+                for (const char* name : {"x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "v0",
+                                         "k_k", "k_a"}) {
+                    vector(att + name);
+                }
+                vector(ffn + "x_k");
+                add(att + "r_k", {heads, spec.head_size}, Weights::f32);
+                const std::pair<const char*, std::size_t> ranks[] = {
+                    {"w", spec.rank_w}, {"a", spec.rank_a}, {"v", spec.rank_v}, {"g", spec.rank_g}};
+                for (const auto& [name, rank] : ranks) {
+                    matrix(att + name + "1", rank, d);
+                    matrix(att + name + "2", d, rank);
+                }
+                if (generation == Generation::v7) continue;
+                matrix(ffn + "s_emb.weight", spec.vocabulary, 1024);
+                matrix(ffn + "s_emb_x.weight", 1024, d);
+                add(ffn + "s0", {spec.hidden}, Weights::f32);
+                matrix(ffn + "s1", 32, d);
+                matrix(ffn + "s2", spec.hidden, 32);
+                continue;
             }
-            matrix(block + "ffn.key.weight", spec.hidden, d);
-            matrix(block + "ffn.value.weight", spec.hidden, d);
+            const bool has_gate = !is_4 && generation != Generation::v5_0;
+            const bool by_head = generation == Generation::v5_0 || generation == Generation::v5_1;
+            const std::string mix = generation == Generation::v6 ? "time_maa_" : "time_mix_";
+            for (const char* name : {"k", "v", "r", "g", "x", "w"}) vector(att + mix + name);
+            for (const char* name : {"k", "r"}) vector(ffn + mix + name);
+            matrix(ffn + "receptance.weight", d, d);
+            if (has_gate) matrix(att + "gate.weight", a, d);
+            std::vector<std::size_t> shape{heads, spec.head_size};
+            if (by_head) shape = {heads};
+            add(att + "time_decay", is_4 || generation == Generation::v6 ? std::vector{a} : shape,
+                Weights::f32);
+            add(att + "time_first", {a}, Weights::f32);
+            add(att + "time_faaaa", shape, Weights::f32);
+            matrix(att + "time_maa_w1", 5 * spec.rank_mix, d);
+            matrix(att + "time_maa_w2", 5 * d, spec.rank_mix);
+            tensors[att + "time_maa_w2"].shape = {5, d, spec.rank_mix};
+            matrix(att + "time_decay_w1", spec.rank_w, d);
+            matrix(att + "time_decay_w2", a, spec.rank_w);
         }
     }
 
@@ -89,13 +129,37 @@ struct RandomModel {
     std::map<std::string, Tensor> tensors;
 };
 
+// A tensor too small for its place is refused before any of it is read.
+void test_refusals(Random& random, const RandomModel& source) {
+    const auto refused = [&](const std::map<std::string, Tensor>& tensors) {
+        try {
+            load_weights(source.spec, tensors);
+            return false;
+        } catch (const std::invalid_argument&) {
+            return true;
+        }
+    };
+    std::size_t needed = 0;
+    for (const auto& [name, tensor] : source.tensors) {
+        std::map<std::string, Tensor> others = source.tensors;
+        others.erase(name);
+        if (!refused(others)) continue;  // one of another generation
+        ++needed;
+        const std::size_t axis = random.below(tensor.shape.size());
+        others[name] = {nullptr, tensor.shape, tensor.weights};
+        others[name].shape[axis] += random.below(2) == 0 ? 1 : std::size_t{0} - 1;
+        CHECK(refused(others), "%s of another shape is taken", name.c_str());
+    }
+    CHECK(needed > 15 * source.spec.layers, "only %zu tensors are needed", needed);
+}
+
 void test_steps(Random& random, const RandomModel& source) {
     std::vector<std::uint32_t> ids(random.between(1, 110));
     for (std::uint32_t& id : ids) id = static_cast<std::uint32_t>(random.below(source.spec.vocabulary));
     for (const Kernels* kernels : available_kernels()) {
         Model whole(source.spec, load_weights(source.spec, source.tensors), *kernels, 1);
         Model split(source.spec, load_weights(source.spec, source.tensors), *kernels, 3);
-        std::vector<float> state(source.spec.state()), logits(source.spec.vocabulary);
+        std::vector<float> state = source.spec.new_state(), logits(source.spec.vocabulary);
         std::vector<float> split_state = state, split_logits = logits;
         whole.forward({{ids.data(), ids.size(), state.data(), logits.data()}});
         CHECK(all_finite(logits.data(), logits.size()), "%s: not finite", kernels->name);
@@ -131,7 +195,7 @@ void test_decoder(Random& random, const RandomModel& source) {
     }
     std::vector<float> logits = random.floats(source.spec.vocabulary);
     if (random.below(5) == 0) logits[0] = std::numeric_limits<float>::quiet_NaN();
-    Decoder decoder(model, vocabulary, std::vector<float>(source.spec.state()), logits, settings);
+    Decoder decoder(model, vocabulary, source.spec.new_state(), logits, settings);
     std::vector<std::uint32_t> ids;
     std::thread other([&] {
         std::this_thread::yield();
@@ -226,11 +290,14 @@ void test_sampler() {
 
 void test_model() {
     Random random(4);
-    for (int round = 0; round < 12; ++round) {
-        const RandomModel source(random);
-        check_spec(source.spec);
-        test_steps(random, source);
-        for (int i = 0; i < 4; ++i) test_decoder(random, source);
+    for (const char* name : {"4", "5.0", "5.1", "5.2", "6", "7", "7a"}) {
+        for (int round = 0; round < 6; ++round) {
+            const RandomModel source(random, parse_generation(name));
+            check_spec(source.spec);
+            test_refusals(random, source);
+            test_steps(random, source);
+            for (int i = 0; i < 2; ++i) test_decoder(random, source);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "check.h"
 
@@ -139,25 +140,117 @@ void test_curves(const Kernels& kernels, Random& random) {
     for (float& value : x) value *= random.below(4) == 0 ? 1e30f : 110.0f;
     const std::vector<float> bias = random.floats(n);
     std::vector<float> sigmoid = x;
-    std::vector<float> decay = x;
+    std::vector<float> decay6 = x;
+    std::vector<float> decay7 = x;
     kernels.sigmoid(sigmoid.data(), bias.data(), n);
-    kernels.decay(decay.data(), bias.data(), n);
+    kernels.decay6(decay6.data(), bias.data(), n);
+    kernels.decay7(decay7.data(), bias.data(), n);
     for (std::size_t i = 0; i < n; ++i) {
-        const double s = 1 / (1 + std::exp(-static_cast<double>(x[i] + bias[i])));
-        const double d = std::exp(-std::exp(-0.5) * s);
+        const double sum = x[i] + bias[i];
+        const double s = 1 / (1 + std::exp(-sum));
+        const double d6 = std::exp(-std::exp(sum));
+        const double d7 = std::exp(-std::exp(-0.5) * s);
         // The float sum x + bias may be half a unit off, which matters where the curve is steep.
-        const double slope = 1e-6 + std::fabs(x[i] + bias[i]) * kE;
+        const double slope = 1e-6 + std::fabs(sum) * kE;
         CHECK(std::fabs(sigmoid[i] - s) <= slope * s + 1e-37, "%s: sigmoid(%g) = %g, not %g",
-              kernels.name, x[i] + bias[i], sigmoid[i], s);
-        CHECK(std::fabs(decay[i] - d) <= slope * d, "%s: decay(%g) = %g, not %g", kernels.name,
-              x[i] + bias[i], decay[i], d);
+              kernels.name, sum, sigmoid[i], s);
+        const double steep = sum < 100 ? slope * (1 + std::exp(sum)) * d6 : 0;
+        CHECK(std::fabs(decay6[i] - d6) <= steep + 1e-37, "%s: decay6(%g) = %g, not %g", kernels.name,
+              sum, decay6[i], d6);
+        CHECK(std::fabs(decay7[i] - d7) <= slope * d7, "%s: decay7(%g) = %g, not %g", kernels.name, sum,
+              decay7[i], d7);
     }
-    float nan = std::numeric_limits<float>::quiet_NaN();
     const float zero = 0;
-    kernels.sigmoid(&nan, &zero, 1);
-    CHECK(std::isnan(nan), "%s: sigmoid loses a NaN", kernels.name);
-    kernels.decay(&nan, &zero, 1);
-    CHECK(std::isnan(nan), "%s: decay loses a NaN", kernels.name);
+    for (const auto curve : {kernels.sigmoid, kernels.decay6, kernels.decay7}) {
+        float nan = std::numeric_limits<float>::quiet_NaN();
+        curve(&nan, &zero, 1);
+        CHECK(std::isnan(nan), "%s: a curve loses a NaN", kernels.name);
+    }
+}
+
+void test_wkv4(const Kernels& kernels, Random& random) {
+    const std::size_t n = odd_size(random);
+    std::vector<float> k = random.floats(n), decay = random.floats(n), exponent = random.floats(n);
+    const std::vector<float> v = random.floats(n), first = random.floats(n), top = random.floats(n);
+    std::vector<float> bottom = random.floats(n);
+    for (std::size_t i = 0; i < n; ++i) {
+        if (random.below(2) == 0) k[i] *= 100;
+        decay[i] = -std::exp(3 * decay[i]);
+        bottom[i] = 1 + std::fabs(bottom[i]);
+        exponent[i] = random.below(3) == 0 ? -1e30f : 50 * exponent[i];
+    }
+    std::vector<float> new_top = top, new_bottom = bottom, new_exponent = exponent, y(n);
+    kernels.wkv4({n, k.data(), v.data(), decay.data(), first.data()}, new_top.data(),
+                 new_bottom.data(), new_exponent.data(), y.data());
+    // A sum of two weighted values, and what it may be off by. The exponents may be off by the
+    // rounding of a float32 sum.
+    struct Sum {
+        double value, bound;
+    };
+    const auto sum = [](double past, double now, double scale, double a, double b) {
+        const double unit = 2e-6 + (std::min(std::fabs(past), 100.0) + std::fabs(now)) * 4 * kE;
+        const double left = std::exp(past - scale) * a, right = std::exp(now - scale) * b;
+        return Sum{left + right, unit * (std::fabs(left) + std::fabs(right)) +
+                                     1e-37 * (std::fabs(a) + std::fabs(b))};
+    };
+    for (std::size_t i = 0; i < n; ++i) {
+        const double bonus = static_cast<double>(first[i]) + k[i];
+        const double high = std::max<double>(bonus, exponent[i]);
+        const Sum above = sum(exponent[i], bonus, high, top[i], v[i]);
+        const Sum below = sum(exponent[i], bonus, high, bottom[i], 1);
+        const double bound =
+            (above.bound + std::fabs(above.value) / below.value * below.bound) / below.value;
+        CHECK(std::fabs(y[i] - above.value / below.value) <= 1.1 * bound, "%s: %g is not %g",
+              kernels.name, y[i], above.value / below.value);
+        const double aged = static_cast<double>(exponent[i]) + decay[i];
+        const double scale = new_exponent[i];
+        CHECK(std::fabs(scale - std::max<double>(aged, k[i])) <= 2 * kE * std::fabs(scale),
+              "%s: the exponent %g", kernels.name, scale);
+        const Sum new_above = sum(aged, k[i], scale, top[i], v[i]);
+        const Sum new_below = sum(aged, k[i], scale, bottom[i], 1);
+        CHECK(std::fabs(new_top[i] - new_above.value) <= new_above.bound, "%s: %g is not %g",
+              kernels.name, new_top[i], new_above.value);
+        CHECK(std::fabs(new_bottom[i] - new_below.value) <= new_below.bound, "%s: %g is not %g",
+              kernels.name, new_bottom[i], new_below.value);
+    }
+    // A NaN in any of the inputs of a channel reaches its y, and one in the state stays there.
+    for (std::vector<float>* part : {&k, &exponent}) {
+        const std::size_t i = random.below(n);
+        const float kept = std::exchange((*part)[i], std::numeric_limits<float>::quiet_NaN());
+        new_top = top, new_bottom = bottom, new_exponent = exponent;
+        kernels.wkv4({n, k.data(), v.data(), decay.data(), first.data()}, new_top.data(),
+                     new_bottom.data(), new_exponent.data(), y.data());
+        CHECK(std::isnan(y[i]) && std::isnan(new_top[i]), "%s: wkv4 loses a NaN", kernels.name);
+        (*part)[i] = kept;
+    }
+}
+
+void test_wkv5(const Kernels& kernels, Random& random) {
+    static const std::size_t sizes[] = {1, 3, 4, 7, 8, 10, 16, 24, 32, 33, 64, 100, 128};
+    const std::size_t n = sizes[random.below(std::size(sizes))];
+    std::vector<float> w = random.floats(n);
+    for (float& value : w) value = std::fabs(value);
+    const std::vector<float> r = random.floats(n), k = random.floats(n), v = random.floats(n),
+                             first = random.floats(n);
+    const std::vector<float> start = random.floats(n * n);
+    std::vector<float> state = start;
+    std::vector<float> y(n);
+    kernels.wkv5({n, r.data(), w.data(), k.data(), v.data(), first.data()}, state.data(), y.data());
+    const double unit = (static_cast<double>(n) + 8) * kE;
+    for (std::size_t j = 0; j < n; ++j) {
+        double sum = 0, size = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+            const double old = start[i * n + j];
+            const double added = static_cast<double>(k[i]) * v[j];
+            sum += r[i] * (first[i] * added + old);
+            size += std::fabs(r[i] * first[i] * added) + std::fabs(r[i] * old);
+            const double truth = old * w[i] + added;
+            const double most = std::fabs(old * w[i]) + std::fabs(added);
+            CHECK(std::fabs(state[i * n + j] - truth) <= unit * most, "%s: %g is not %g", kernels.name,
+                  state[i * n + j], truth);
+        }
+        CHECK(std::fabs(y[j] - sum) <= unit * size, "%s: %g is not %g", kernels.name, y[j], sum);
+    }
 }
 
 void test_wkv7(const Kernels& kernels, Random& random) {
@@ -229,6 +322,8 @@ void test_operations(const Kernels& kernels) {
         test_layer_norm(kernels, random);
         test_token_shift(kernels, random);
         test_curves(kernels, random);
+        test_wkv4(kernels, random);
+        test_wkv5(kernels, random);
         test_wkv7(kernels, random);
         test_exp_sum(kernels, random);
     }

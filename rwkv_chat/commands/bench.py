@@ -88,7 +88,7 @@ def measure(model: Model, batch: int, prompt_tokens: int, steps: int, load_s: fl
     if not isinstance(backend, NativeBackend):
         raise UsageError(
             f"bench measures the compiled kernels, and {model.name} runs on {backend.name}. Give "
-            "an RWKV-7 model, and unset RWKV_CHAT_BACKEND."
+            "a model that they know, and unset RWKV_CHAT_BACKEND."
         )
     numbers = np.random.default_rng(0)
     ids = numbers.integers(1, model.spec.vocab_size, prompt_tokens + steps + batch).tolist()

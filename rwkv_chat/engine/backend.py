@@ -14,7 +14,7 @@ from rwkv_chat.models.state import F32, StateLayout
 
 __all__ = ["NATIVE_GENERATIONS", "Backend", "Decoder", "DecoderConfig"]
 
-NATIVE_GENERATIONS = frozenset({"7"})
+NATIVE_GENERATIONS = frozenset({"4", "5.0", "5.1", "5.2", "6", "7", "7a"})
 """Those that the compiled kernels compute."""
 
 

@@ -42,7 +42,7 @@ def _refusals(error: type[EngineError] | type[UsageError]) -> Iterator[None]:
 
 
 class NativeBackend:
-    """A loaded RWKV-7 model on the compiled kernels; see `engine.backend.Backend`."""
+    """A loaded model on the compiled kernels; see `engine.backend.Backend`."""
 
     def __init__(
         self,
@@ -65,14 +65,12 @@ class NativeBackend:
         """
         if spec.generation not in NATIVE_GENERATIONS:
             raise EngineError(
-                f"The native engine runs RWKV-7 only, and this model is RWKV-{spec.generation}."
+                f"There are no kernels for RWKV-{spec.generation}. Unset RWKV_CHAT_BACKEND."
             )
         if threads is not None and not 1 <= threads <= _MAX_THREADS:
             raise EngineError(f"threads must lie between 1 and {_MAX_THREADS}, not {threads}.")
-        fields = asdict(spec)
-        del fields["generation"]
         with _refusals(EngineError):
-            self._model = _native.Model(fields, tensors, threads or 0, isa or "")
+            self._model = _native.Model(asdict(spec), tensors, threads or 0, isa or "")
         self._spec = spec
         self._layout = StateLayout.of(spec)
         self._step_bytes = sum(
@@ -142,7 +140,7 @@ class NativeBackend:
         checked = check_ids(ids, self._spec.vocab_size)
         if len(checked) != len(states):
             raise UsageError(f"{len(checked)} token ids do not match {len(states)} states.")
-        batch = np.zeros((len(states), self._layout.size), dtype=np.float32)
+        batch = np.tile(self._layout.new(), (len(states), 1))
         for row, state in zip(batch, states, strict=True):
             if state is None:
                 continue

@@ -88,8 +88,8 @@ def _nats(logits: npt.NDArray[np.float32], targets: list[int]) -> npt.NDArray[np
     wide = logits.astype(np.float64)
     top = wide.max(axis=1)
     norm = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-    chosen: npt.NDArray[np.float64] = wide[np.arange(len(targets)), targets]
-    return norm - chosen
+    missed: npt.NDArray[np.float64] = norm - wide[np.arange(len(targets)), targets]
+    return missed
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Models that the kernels do not know: the same conversations, on the reference."""
+"""Models of every generation: the same conversations, on the kernels and on the reference."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pytest
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.tree import Conversation
+from rwkv_chat.engine import native, select
 from rwkv_chat.engine.backend import NATIVE_GENERATIONS
 from rwkv_chat.engine.model import Model
 from rwkv_chat.engine.select import load_model
@@ -15,32 +16,55 @@ from rwkv_chat.errors import EngineError, SnapshotError, UsageError
 from rwkv_chat.models.generations import GENERATIONS
 from tests.tiny import Desk, load, model_file
 
-OLDER = sorted(GENERATIONS.keys() - NATIVE_GENERATIONS)
+ENGINES = [
+    (generation, backend)
+    for generation in sorted(GENERATIONS)
+    for backend in ("native", "reference")
+    if backend == "reference" or generation in NATIVE_GENERATIONS
+]
 LENGTH = 16
 OPTIONS = Options(Sampling(top_p=0.9, seed=11), template="chat", max_tokens=LENGTH)
 
 
-@pytest.fixture(params=OLDER)
-def model(request: pytest.FixtureRequest) -> Model:
-    return load(generation=request.param)
+@pytest.fixture(params=ENGINES, ids="-".join)
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Model:
+    generation, backend = request.param
+    monkeypatch.setenv("RWKV_CHAT_BACKEND", backend)
+    return load(generation=generation)
 
 
 def ids(conversation: Conversation) -> list[tuple[int, ...]]:
     return [turn.ids for turn in conversation.path()]
 
 
+@pytest.mark.parametrize("generation", sorted(NATIVE_GENERATIONS))
+def test_the_kernels_run_what_they_know(generation: str) -> None:
+    model = load(generation=generation)
+    assert model.backend.name.startswith("native")
+    assert model.spec.generation == generation
+    assert model.description.startswith(f"RWKV-{generation} ")
+
+
 def test_the_reference_runs_what_has_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    for generation in OLDER:
-        model = load(generation=generation)
-        assert model.spec.generation == generation
-        assert (
-            model.backend.name == f"reference, torch, as there are no kernels for RWKV-{generation}"
-        )
-        assert model.description.startswith(f"RWKV-{generation} ")
+    for module in (native, select):
+        monkeypatch.setattr(module, "NATIVE_GENERATIONS", frozenset({"7"}))
+    model = load(generation="6")
+    assert model.backend.name == "reference, torch, as there are no kernels for RWKV-6"
     assert load().backend.name.startswith("native")
     monkeypatch.setenv("RWKV_CHAT_BACKEND", "native")
-    with pytest.raises(EngineError, match=r"RWKV-7 only, and this model is RWKV-6\."):
+    with pytest.raises(EngineError, match=r"There are no kernels for RWKV-6\."):
         load(generation="6")
+
+
+def test_both_engines_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    for generation in sorted(NATIVE_GENERATIONS):
+        results = []
+        for backend in ("native", "reference"):
+            monkeypatch.setenv("RWKV_CHAT_BACKEND", backend)
+            results.append(load(generation=generation).forward([1, 2, 3]))
+        (logits, state), (other_logits, other_state) = results
+        np.testing.assert_allclose(logits, other_logits, atol=1e-4)
+        np.testing.assert_allclose(state.data, other_state.data, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("snapshots", ["kept", "lost"])
@@ -92,8 +116,9 @@ def test_a_saved_state_comes_back_to_the_bit(model: Model, tmp_path: Path) -> No
     np.testing.assert_array_equal(back.data, state.data)
     np.testing.assert_array_equal(back.logits, logits)
     np.testing.assert_array_equal(model.forward([4], back)[0], model.forward([1, 2, 3, 4])[0])
+    other = load(generation="5.2" if model.spec.generation == "7" else "7")
     with pytest.raises(SnapshotError, match=r"different weights"):
-        load().load_state(tmp_path / "s.state")
+        other.load_state(tmp_path / "s.state")
 
 
 def test_batches_equal_single_steps(model: Model) -> None:

@@ -1,11 +1,16 @@
-"""RWKV-7 in float64 numpy, written from its equations, and random weights in the converted form."""
+"""RWKV-7 in float64 numpy, written from its equations, and random weights in the converted form.
+
+For the generations before it the models in torch, in float64, are what kernels are compared with.
+"""
 
 from dataclasses import asdict
 
 import numpy as np
 import numpy.typing as npt
 
+from rwkv_chat.checkpoints.layout import is_vector
 from rwkv_chat.models.spec import ModelSpec
+from tests.seeded import converted_arrays, spec_of
 
 F64 = npt.NDArray[np.float64]
 Tensors = dict[str, npt.NDArray[np.float32] | npt.NDArray[np.uint16]]
@@ -22,11 +27,9 @@ def make_spec(
     return ModelSpec("7", layers, width, vocab, head_size, ffn or 4 * width, *ranks)
 
 
-def spec_fields(spec: ModelSpec) -> dict[str, int | float]:
+def spec_fields(spec: ModelSpec) -> dict[str, str | int | float]:
     """The spec as the compiled Model takes it."""
-    fields = asdict(spec)
-    del fields["generation"]
-    return fields
+    return asdict(spec)
 
 
 def to_bf16(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -86,6 +89,26 @@ def make_tensors(spec: ModelSpec, seed: int, bf16: bool = False) -> Tensors:
         tensors[f"{ffn}value.weight"] = np.empty(0, dtype="f4")
         matrix(f"{ffn}value.weight", f, d, np.sqrt(d / f))
     return tensors
+
+
+ODD_SPECS: dict[str, ModelSpec] = {
+    "4": spec_of("4", n_embd=40, n_att=152, n_ffn=133, vocab_size=131),
+    "5.0": spec_of("5.0", n_embd=36, n_att=40, head_size=8, n_ffn=133, vocab_size=131),
+    "5.1": spec_of("5.1", n_embd=70, n_att=96, head_size=32, n_ffn=199, vocab_size=131),
+    "5.2": spec_of("5.2", n_embd=50, n_att=60, head_size=10, n_ffn=133, vocab_size=131),
+    "6": spec_of("6", n_embd=70, n_att=48, n_ffn=133, vocab_size=131, rank_w=17, rank_mix=9),
+    "7": make_spec(layers=2, heads=5, head_size=16, vocab=131, ffn=333, ranks=(17, 5, 8, 30)),
+    "7a": spec_of("7a", n_embd=48, head_size=8, n_ffn=133, vocab_size=131),
+}
+"""A small model of unusual sizes for every generation that there are kernels for."""
+
+
+def make_any_tensors(spec: ModelSpec, seed: int, bf16: bool = False) -> Tensors:
+    """`make_tensors` for a model of any generation."""
+    arrays = converted_arrays(spec, seed)
+    if not bf16:
+        return dict(arrays)
+    return {name: a if is_vector(name) else to_bf16(a) for name, a in arrays.items()}
 
 
 def _sigmoid(x: F64) -> F64:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from rwkv_chat import _native
-from tests.kernels.oracle import make_spec, make_tensors, spec_fields
+from tests.kernels.oracle import (
+    ODD_SPECS,
+    make_any_tensors,
+    make_spec,
+    make_tensors,
+    spec_fields,
+)
 
 SPEC = make_spec()
 STATE_SIZE = SPEC.n_layer * (2 + SPEC.head_size) * SPEC.n_embd
@@ -22,12 +28,28 @@ def model() -> _native.Model:
         ("head_size", 24), ("head_size", 64), ("vocab_size", 0), ("vocab_size", 2**62),
         ("n_ffn", 0), ("rank_w", 0), ("rank_v", 0), ("group_norm_eps", float("nan")),
         ("group_norm_eps", 0.0), ("n_layer", "two"), ("group_norm_eps", "small"),
+        ("n_att", 16), ("n_att", 64), ("generation", "8"), ("generation", 7),
     ],
 )  # fmt: skip
 def test_a_spec_that_makes_no_sense(field: str, value: object) -> None:
     fields = {**spec_fields(SPEC), field: value}
     with pytest.raises(ValueError, match=field):
         _native.Model(fields, make_tensors(SPEC, 1), 1, "")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("generation", "field", "value"),
+    [
+        ("4", "n_att", 0), ("4", "n_ffn", 2**40), ("5.0", "head_size", 0), ("5.2", "head_size", 7),
+        ("5.2", "n_att", 61), ("5.2", "group_norm_eps", 1.0), ("6", "rank_w", 0),
+        ("6", "rank_mix", 0), ("6", "rank_mix", 2**40), ("7a", "rank_g", 0),
+    ],
+)  # fmt: skip
+def test_sizes_that_a_generation_cannot_have(generation: str, field: str, value: object) -> None:
+    spec = ODD_SPECS[generation]
+    tensors = make_any_tensors(spec, 1)
+    with pytest.raises(ValueError, match=field):
+        _native.Model({**spec_fields(spec), field: value}, tensors, 1, "")  # type: ignore[dict-item]
 
 
 def test_a_field_is_missing() -> None:
@@ -37,19 +59,39 @@ def test_a_field_is_missing() -> None:
         _native.Model(fields, make_tensors(SPEC, 1), 1, "")
 
 
-def test_every_tensor_is_needed() -> None:
-    tensors = make_tensors(SPEC, 1)
+every_generation = pytest.mark.parametrize("generation", ODD_SPECS)
+
+
+@every_generation
+def test_every_tensor_is_needed(generation: str) -> None:
+    spec = ODD_SPECS[generation]
+    tensors = make_any_tensors(spec, 1)
     for name in tensors:
         rest = {key: values for key, values in tensors.items() if key != name}
         with pytest.raises(ValueError, match=f"no tensor {name}\\."):
-            _native.Model(spec_fields(SPEC), rest, 1, "")
+            _native.Model(spec_fields(spec), rest, 1, "")
 
 
-def test_every_shape_is_checked() -> None:
-    tensors = make_tensors(SPEC, 1)
+@every_generation
+def test_every_shape_is_checked(generation: str) -> None:
+    spec = ODD_SPECS[generation]
+    tensors = make_any_tensors(spec, 1)
     for name, values in tensors.items():
-        with pytest.raises(ValueError, match=f"Tensor {name} has the shape"):
-            _native.Model(spec_fields(SPEC), {**tensors, name: values[:-1].copy()}, 1, "")
+        for wrong in (values[:-1].copy(), values[..., :-1].copy(), values[None]):
+            with pytest.raises(ValueError, match=f"Tensor {name} has the shape"):
+                _native.Model(spec_fields(spec), {**tensors, name: wrong}, 1, "")
+
+
+@every_generation
+def test_tensors_of_another_generation_do_not_fit(generation: str) -> None:
+    tensors = make_any_tensors(ODD_SPECS[generation], 1)
+    for other in ODD_SPECS.keys() - {generation}:
+        fields = {**spec_fields(ODD_SPECS[generation]), "generation": other}
+        if (generation, other) in {("7a", "7"), ("5.1", "5.0")}:  # it has all that the other has
+            _native.Model(fields, tensors, 1, "")
+            continue
+        with pytest.raises(ValueError, match=r"no tensor|has the shape|must lie"):
+            _native.Model(fields, tensors, 1, "")
 
 
 @pytest.mark.parametrize(

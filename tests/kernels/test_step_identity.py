@@ -1,6 +1,7 @@
 """Results are equal to the bit however ids are split, batched or computed."""
 
 import threading
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -9,60 +10,75 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwkv_chat import _native
-from tests.kernels.oracle import make_spec, make_tensors, spec_fields
+from rwkv_chat.engine.backend import NATIVE_GENERATIONS
+from rwkv_chat.models.state import StateLayout
+from tests.kernels.oracle import ODD_SPECS, Tensors, make_any_tensors, spec_fields
 
-SPEC = make_spec(layers=2, heads=5, head_size=16, vocab=131, ffn=333, ranks=(17, 5, 8, 30))
-FIELDS = spec_fields(SPEC)
-WEIGHTS = {"f32": make_tensors(SPEC, 1), "bf16": make_tensors(SPEC, 1, bf16=True)}
-MODELS = {
-    (isa, weights, threads): _native.Model(FIELDS, tensors, threads, isa)
-    for isa in _native.isas()
-    for weights, tensors in WEIGHTS.items()
-    for threads in (1, 2, 5)
-}
-KINDS = st.tuples(st.sampled_from(_native.isas()), st.sampled_from(sorted(WEIGHTS)))
-ID_LISTS = st.lists(st.integers(0, SPEC.vocab_size - 1), min_size=1, max_size=120)
+every_generation = pytest.mark.parametrize("generation", sorted(NATIVE_GENERATIONS))
+VOCABULARY = 131
+KINDS = st.tuples(st.sampled_from(_native.isas()), st.sampled_from(["bf16", "f32"]))
+THREADS = st.sampled_from((1, 2, 5))
+ID_LISTS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=120)
 
 
-@settings(max_examples=60, deadline=None)
+@cache
+def weights_of(generation: str, weights: str) -> Tensors:
+    return make_any_tensors(ODD_SPECS[generation], 1, bf16=weights == "bf16")
+
+
+@cache
+def model_of(generation: str, isa: str, weights: str, threads: int) -> _native.Model:
+    fields = spec_fields(ODD_SPECS[generation])
+    return _native.Model(fields, weights_of(generation, weights), threads, isa)
+
+
+def test_every_generation_has_a_model() -> None:
+    assert ODD_SPECS.keys() == NATIVE_GENERATIONS
+    assert {spec.vocab_size for spec in ODD_SPECS.values()} == {VOCABULARY}
+
+
+@every_generation
+@settings(max_examples=25, deadline=None)
 @given(kind=KINDS, ids=ID_LISTS, data=st.data())
 def test_any_split_and_any_threads_give_the_same_bits(
-    kind: tuple[str, str], ids: list[int], data: st.DataObject
+    generation: str, kind: tuple[str, str], ids: list[int], data: st.DataObject
 ) -> None:
-    logits, state = MODELS[(*kind, 1)].forward(ids, None)
+    logits, state = model_of(generation, *kind, 1).forward(ids, None)
+    assert np.isfinite(logits).all()
     cuts = data.draw(st.lists(st.integers(1, len(ids)), max_size=8))
     edges = sorted({0, *cuts, len(ids)})
     split_state = None
     for start, end in pairwise(edges):
-        model = MODELS[(*kind, data.draw(st.sampled_from((1, 2, 5))))]
+        model = model_of(generation, *kind, data.draw(THREADS))
         split_logits, split_state = model.forward(ids[start:end], split_state)
     assert np.array_equal(logits, split_logits)
     assert np.array_equal(state, split_state)
 
 
-@settings(max_examples=40, deadline=None)
+@every_generation
+@settings(max_examples=15, deadline=None)
 @given(kind=KINDS, prefixes=st.lists(ID_LISTS, min_size=1, max_size=9), data=st.data())
 def test_a_batch_gives_the_bits_of_single_steps(
-    kind: tuple[str, str], prefixes: list[list[int]], data: st.DataObject
+    generation: str, kind: tuple[str, str], prefixes: list[list[int]], data: st.DataObject
 ) -> None:
-    model = MODELS[(*kind, data.draw(st.sampled_from((1, 2, 5))))]
+    model = model_of(generation, *kind, data.draw(THREADS))
     states = np.stack([model.forward(prefix, None)[1] for prefix in prefixes])
     before = states.copy()
     ids = [prefix[0] for prefix in prefixes]
     logits, new = model.forward_batch(ids, states)
     assert np.array_equal(states, before)
     for i, token in enumerate(ids):
-        single_logits, single_state = MODELS[(*kind, 1)].forward([token], before[i])
+        single = model_of(generation, *kind, 1)
+        single_logits, single_state = single.forward([token], before[i])
         assert np.array_equal(logits[i], single_logits)
         assert np.array_equal(new[i], single_state)
 
 
-def test_a_batch_larger_than_one_pass() -> None:
-    model = MODELS[(_native.isas()[-1], "bf16", 2)]
-    ids = [i % SPEC.vocab_size for i in range(150)]
-    states = np.random.default_rng(0).standard_normal(
-        (len(ids), model.forward([0], None)[1].size), dtype=np.float32
-    )
+@every_generation
+def test_a_batch_larger_than_one_pass(generation: str) -> None:
+    model = model_of(generation, _native.isas()[-1], "bf16", 2)
+    ids = [i % VOCABULARY for i in range(150)]
+    states = np.stack([model.forward([i, 7 * i % VOCABULARY], None)[1] for i in ids])
     logits, new = model.forward_batch(ids, states)
     for i in (0, 47, 48, 100, 149):
         single_logits, single_state = model.forward([ids[i]], states[i])
@@ -70,9 +86,10 @@ def test_a_batch_larger_than_one_pass() -> None:
         assert np.array_equal(new[i], single_state)
 
 
+@every_generation
 @pytest.mark.parametrize("isa", _native.isas())
-def test_the_given_state_is_never_changed(isa: str) -> None:
-    model = MODELS[(isa, "f32", 2)]
+def test_the_given_state_is_never_changed(generation: str, isa: str) -> None:
+    model = model_of(generation, isa, "f32", 2)
     _, state = model.forward([1, 2, 3], None)
     before = state.copy()
     state.flags.writeable = False
@@ -82,8 +99,17 @@ def test_the_given_state_is_never_changed(isa: str) -> None:
     assert not np.shares_memory(new, state)
 
 
+@every_generation
+def test_no_state_is_the_state_before_the_first_token(generation: str) -> None:
+    model = model_of(generation, _native.isas()[-1], "f32", 1)
+    start = StateLayout.of(ODD_SPECS[generation]).new()
+    results = model.forward([1, 2], None), model.forward([1, 2], start)
+    for first, second in zip(*results, strict=True):
+        assert np.array_equal(first, second)
+
+
 def test_python_threads_may_share_a_model() -> None:
-    model = MODELS[(_native.isas()[-1], "f32", 2)]
+    model = model_of("7", _native.isas()[-1], "f32", 2)
     expected = [model.forward([i, i + 1], None)[0] for i in range(8)]
     wrong: list[int] = []
 

@@ -2,10 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 
 from rwkv_chat import _native
 from rwkv_chat.models.spec import ModelSpec
-from tests.kernels.oracle import Oracle, Tensors, make_spec, make_tensors, spec_fields
+from rwkv_chat.models.state import StateLayout
+from tests.kernels.oracle import (
+    ODD_SPECS,
+    Oracle,
+    make_any_tensors,
+    make_spec,
+    make_tensors,
+    spec_fields,
+)
+from tests.seeded import REFERENCES, spec_of
 
 SPECS = {
     "two layers": make_spec(),
@@ -49,11 +59,41 @@ def test_a_sequence_equals_the_equations(name: str, bf16: bool, isa: str) -> Non
     assert distance(state, expected_state) < TOLERANCE
 
 
+OTHERS = {
+    **{f"odd {name}": spec for name, spec in ODD_SPECS.items()},
+    **{
+        f"{name}, heads of {size}": spec_of(name, n_embd=256, head_size=size, n_ffn=300)
+        for name in ("5.0", "5.1", "5.2", "6", "7a")
+        for size in (8, 16, 32, 64, 128)
+    },
+    "4, one layer": spec_of("4", n_layer=1, n_embd=130),
+    "6, one layer": spec_of("6", n_layer=1, n_embd=16, rank_w=1, rank_mix=1),
+    "7a, one layer": spec_of("7a", n_layer=1, n_embd=16, n_ffn=7, rank_v=0),
+}
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["f32", "bf16"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_generation_equals_its_reference(name: str, bf16: bool) -> None:
+    spec = OTHERS[name]
+    tensors = make_any_tensors(spec, seed=1, bf16=bf16)
+    ids = ids_of(spec, 100)
+    truth = REFERENCES[spec.generation](spec, tensors, torch.float64)
+    rows, end = truth.forward(ids, truth.new_state())
+    expected_logits, expected_state = rows[-1].numpy(), end.numpy().ravel()
+    assert np.abs(expected_logits).max() > 0.5
+    for isa in _native.isas():
+        logits, state = _native.Model(spec_fields(spec), tensors, 2, isa).forward(ids, None)
+        assert distance(logits, expected_logits) < TOLERANCE, isa
+        assert distance(state, expected_state) < TOLERANCE, isa
+
+
 @pytest.mark.parametrize("isa", _native.isas())
-def test_a_single_weight_matters(isa: str) -> None:
+@pytest.mark.parametrize("generation", ODD_SPECS)
+def test_a_single_weight_matters(generation: str, isa: str) -> None:
     """The comparison above can fail: every tensor has a say in the logits."""
-    spec = SPECS["two layers"]
-    tensors = make_tensors(spec, seed=2)
+    spec = ODD_SPECS[generation]
+    tensors = make_any_tensors(spec, seed=2)
     ids = list(range(spec.vocab_size))
     before, _ = _native.Model(spec_fields(spec), tensors, 1, isa).forward(ids, None)
     for name, values in tensors.items():
@@ -94,11 +134,31 @@ def test_borrowed_weights_live_as_long_as_the_model() -> None:
     assert len(rubbish) == 50
 
 
-def test_non_finite_weights_reach_the_logits() -> None:
-    spec = SPECS["two layers"]
-    for name in ("blocks.0.att.w0", "blocks.1.att.a0", "blocks.1.ffn.key.weight", "head.weight"):
-        tensors: Tensors = make_tensors(spec, seed=5)
-        tensors[name].reshape(-1)[0] = np.nan
+@pytest.mark.parametrize("generation", ODD_SPECS)
+def test_non_finite_weights_reach_the_logits(generation: str) -> None:
+    spec = ODD_SPECS[generation]
+    ids = list(range(spec.vocab_size))  # enough for each hidden channel to be active
+    tensors = make_any_tensors(spec, seed=5)
+    start = StateLayout.of(spec).new()
+    for name, values in tensors.items():
+        broken = values.copy()
+        broken.reshape(-1)[0] = np.nan
         for isa in _native.isas():
-            logits, _ = _native.Model(spec_fields(spec), tensors, 1, isa).forward([1, 2], None)
-            assert np.isnan(logits).any(), (name, isa)
+            model = _native.Model(spec_fields(spec), {**tensors, name: broken}, 1, isa)
+            results = model.forward_batch(ids, np.tile(start, (len(ids), 1)))
+            assert any(np.isnan(result).any() for result in results), (name, isa)
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+def test_large_keys_do_not_overflow_in_rwkv_4(isa: str) -> None:
+    spec = ODD_SPECS["4"]
+    tensors = make_any_tensors(spec, seed=6)
+    for layer in range(spec.n_layer):
+        tensors[f"blocks.{layer}.att.key.weight"] *= np.float32(300)
+    ids = ids_of(spec, 100)
+    logits, state = _native.Model(spec_fields(spec), tensors, 1, isa).forward(ids, None)
+    assert np.isfinite(logits).all()
+    assert np.isfinite(state).all()
+    truth = REFERENCES["4"](spec, tensors, torch.float64)
+    rows, _ = truth.forward(ids, truth.new_state())
+    assert distance(logits, rows[-1].numpy()) < 1e-3

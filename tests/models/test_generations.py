@@ -1,4 +1,7 @@
-"""RWKV-4 to 6 and 7a against the official package and against published logits."""
+"""RWKV-4 to 6 and 7a against the official package and against published logits.
+
+The kernels are compared with the package here too, whose models are already computed.
+"""
 
 from pathlib import Path
 
@@ -6,25 +9,22 @@ import numpy as np
 import pytest
 import torch
 
+from rwkv_chat import _native
 from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.engine.native import NativeBackend
 from rwkv_chat.engine.reference import ReferenceBackend
 from rwkv_chat.models.base import Reference
-from rwkv_chat.models.rwkv4 import Rwkv4
-from rwkv_chat.models.rwkv5 import Rwkv5
-from rwkv_chat.models.rwkv6 import Rwkv6
-from rwkv_chat.models.rwkv7 import Rwkv7a
 from rwkv_chat.models.spec import ModelSpec
 from tests.models.oracle import official_logits
-from tests.seeded import converted_arrays, official, random_weights, shared_model, spec_of
+from tests.seeded import (
+    REFERENCES,
+    converted_arrays,
+    official,
+    random_weights,
+    shared_model,
+    spec_of,
+)
 
-MODELS: dict[str, type[Reference]] = {
-    "4": Rwkv4,
-    "5.0": Rwkv5,
-    "5.1": Rwkv5,
-    "5.2": Rwkv5,
-    "6": Rwkv6,
-    "7a": Rwkv7a,
-}
 SHAPES = {
     "4": [
         spec_of("4", n_layer=1),
@@ -97,7 +97,7 @@ def test_equals_the_official_package(oracle: Logits, case: tuple[str, int], form
     path, expected = oracle[case]
     loaded = open_model(path, "f32")
     assert loaded.spec == SHAPES[case[0]][case[1]]
-    model = MODELS[case[0]](loaded.spec, loaded.tensors)
+    model = REFERENCES[case[0]](loaded.spec, loaded.tensors)
     ids = tokens(loaded.spec)
     if form == "sequence":
         logits, _ = model.forward(ids, model.new_state())
@@ -106,6 +106,25 @@ def test_equals_the_official_package(oracle: Logits, case: tuple[str, int], form
     scale = np.abs(expected[form]).max()
     assert scale > 0.5
     assert np.abs(logits.numpy() - expected[form]).max() <= 1e-4 * scale
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_the_kernels_equal_the_official_package(
+    oracle: Logits, case: tuple[str, int], isa: str
+) -> None:
+    path, expected = oracle[case]
+    loaded = open_model(path, "f32")
+    ids = tokens(loaded.spec)
+    backend = NativeBackend(loaded.spec, loaded.tensors, threads=2, isa=isa)
+    scale = np.abs(expected["steps"]).max()
+    state = None
+    for token, row in zip(ids, expected["steps"], strict=True):
+        logits, state = backend.forward([token], state)
+        assert np.abs(logits - row).max() <= 1e-4 * scale
+    for count in (1, 2, 31, 48, 49, len(ids)):
+        logits, _ = backend.forward(ids[:count], None)
+        assert np.abs(logits - expected["sequence"][count - 1]).max() <= 1e-4 * scale
 
 
 @pytest.mark.parametrize(("name", "eps"), [("4v0-660K", None), ("5v2-730K", 1e-5)])
@@ -128,11 +147,11 @@ def test_another_epsilon_is_another_model() -> None:
     assert np.abs(logits - np.load(shared_model("expected-logits-5v2-730K.npy"))).max() > 0.5
 
 
-@pytest.mark.parametrize("generation", MODELS)
+@pytest.mark.parametrize("generation", SHAPES)
 def test_the_state_carries_all_that_was_read(generation: str) -> None:
     narrow = {"n_layer": 3, "n_embd": 24, "head_size": 8}
     spec = spec_of(generation, **narrow, **({} if generation == "7a" else {"n_att": 40}))
-    model = MODELS[generation](spec, converted_arrays(spec), torch.float64)
+    model = REFERENCES[generation](spec, converted_arrays(spec), torch.float64)
     ids = tokens(spec)[:12]
     whole, end = model.forward(ids, model.new_state())
     _, middle = model.forward(ids[:5], model.new_state())

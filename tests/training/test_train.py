@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +152,7 @@ def test_an_export_gives_the_same_logits_in_the_kernels(
     opened = open_model(tmp_path / "m.safetensors")
     assert (opened.spec, opened.weights, opened.name) == (spec, kind, "embedded")
     assert (opened.tokenizer, opened.template) == ("bundled", "chat")
-    fields = {f: getattr(spec, f) for f in spec.__dataclass_fields__ if f != "generation"}
-    native = _native.Model(fields, opened.tensors, 1, "")
+    native = _native.Model(asdict(spec), opened.tensors, 1, "")
     logits, _ = native.forward(IDS, None)
     with torch.no_grad():
         expected = model(torch.tensor([IDS]))[0, -1].numpy()

@@ -12,8 +12,10 @@
 //   matmul, sum_rows         (n + 2) e * sum |w x|
 //   layer_norm               (n / 8 + 16) e * (|weight| * max |x| / sqrt(variance + eps) + |bias|)
 //   token_shift              4 e * (|x| + |previous|), for mix in [0, 1]
-//   sigmoid, decay           1e-6 of the result, or 1e-37
-//   wkv7, state and y        (n + 8) e * the same sums over absolute values
+//   sigmoid, decay7          1e-6 of the result, or 1e-37
+//   decay6                   1e-6 (1 + exp(x + bias)) of the result, or 1e-37
+//   wkv5, wkv7, state and y  (n + 8) e * the same sums over absolute values
+//   wkv4, sums and y         2e-6 * the same over absolute values, or 1e-37 of the largest term
 //   exp_sum                  1e-14 of each weight, or 1e-299; the sum (n + 4) 2^-53 of itself more
 // NaN and infinity in the input give NaN or infinity in the results they belong to.
 // Matrices may start at any address, also an odd one; everything else is aligned to its type.
@@ -34,8 +36,27 @@ struct Matrix {
     Weights weights;
 };
 
-// One head of the time mix for one token; all vectors have N elements.
-struct WkvHead {
+// Channels of the time mix of RWKV-4 for one token; all vectors have n elements.
+struct Wkv4Channels {
+    size_t size;         // n
+    const float* k;      // key
+    const float* v;      // value
+    const float* decay;  // logarithm, negative
+    const float* first;  // logarithm of the bonus of the current token
+};
+
+// One head of the time mix of RWKV-5 or 6 for one token; all vectors have N elements.
+struct Wkv5Head {
+    size_t size;         // N
+    const float* r;      // receptance
+    const float* w;      // decay, in [0, 1]
+    const float* k;      // key
+    const float* v;      // value
+    const float* first;  // bonus of the current token
+};
+
+// One head of the time mix of RWKV-7 for one token; all vectors have N elements.
+struct Wkv7Head {
     size_t size;         // N
     const float* r;      // receptance
     const float* w;      // decay, in (0, 1)
@@ -67,11 +88,23 @@ struct Kernels {
     // x = 1 / (1 + exp(-(x + bias))), elementwise over n.
     void (*sigmoid)(float* x, const float* bias, size_t n);
 
+    // x = exp(-exp(x + bias)), elementwise over n.
+    void (*decay6)(float* x, const float* bias, size_t n);
+
     // x = exp(-exp(-1/2) * sigmoid(x + bias)), elementwise over n.
-    void (*decay)(float* x, const float* bias, size_t n);
+    void (*decay7)(float* x, const float* bias, size_t n);
+
+    // The sums in the state are divided by exp(exponent), the largest weight so far. With their
+    // whole values: y = (numerator + exp(first + k) * v) / (denominator + exp(first + k)), then
+    // numerator = numerator * exp(decay) + exp(k) * v, and denominator likewise with 1 for v.
+    void (*wkv4)(const Wkv4Channels& channels, float* numerator, float* denominator,
+                 float* exponent, float* y);
+
+    // y = r * (diag(first) * (k outer v) + state); state [N_k, N_v] = diag(w) * state + k outer v.
+    void (*wkv5)(const Wkv5Head& head, float* state, float* y);
 
     // state [N_v, N_k] = state * diag(w) + (state * -kk) outer kk_a + v outer k; y = state * r.
-    void (*wkv7)(const WkvHead& head, float* state, float* y);
+    void (*wkv7)(const Wkv7Head& head, float* state, float* y);
 
     // weights[i] = exp((x[i] - maximum) * scale), and returns their sum; x[i] <= maximum, scale >= 0.
     double (*exp_sum)(const double* x, size_t n, double maximum, double scale, double* weights);

@@ -17,7 +17,10 @@ struct Tensor {
     Weights weights;
 };
 
-// Throws std::invalid_argument with a sentence: a size that is no size of an RWKV-7 model.
+// The generation of such a name as "5.2". Throws std::invalid_argument with a sentence.
+Generation parse_generation(const std::string& name);
+
+// Throws std::invalid_argument with a sentence: a size that is no size of such a model.
 void check_spec(const Spec& spec);
 
 // Copies the vectors and borrows the matrices of `tensors`; `spec` has passed check_spec.

@@ -1,4 +1,4 @@
-// A whole RWKV-7 model: borrowed weights, and steps over all layers.
+// A whole model: borrowed weights, and steps over all layers.
 //
 // Results depend neither on how ids are split over calls, nor on the batch, nor on the number of
 // threads: they are equal to the bit.
@@ -17,41 +17,32 @@
 
 #include "rwkv/kernels.h"
 #include "rwkv/thread_pool.h"
+#include "rwkv/weights.h"
 
 namespace rwkv {
 
+enum class Generation { v4, v5_0, v5_1, v5_2, v6, v7, v7a };
+
 struct Spec {
+    Generation generation;
     std::size_t layers;
-    std::size_t width;      // D
-    std::size_t vocabulary; // V
-    std::size_t head_size;  // N
-    std::size_t hidden;     // F, of the channel mix
-    std::size_t rank_w, rank_a, rank_v, rank_g;
+    std::size_t width;       // D
+    std::size_t att_width;   // A
+    std::size_t vocabulary;  // V
+    std::size_t head_size;   // N; 0 in RWKV-4, which has no heads
+    std::size_t hidden;      // F, of the channel mix
+    std::size_t rank_w, rank_a, rank_v, rank_g, rank_mix;  // 0 where the generation has none
     float group_norm_eps;
 
-    std::size_t heads() const { return width / head_size; }
-    // Floats of one layer: att_shift [D], wkv [H, N_v, N_k], ffn_shift [D].
-    std::size_t layer_state() const { return 2 * width + width * head_size; }
+    std::size_t heads() const { return att_width / head_size; }
+    // Floats of one layer: att_shift [D], then in RWKV-4 numerator, denominator and exponent [A], in
+    // 5 and 6 wkv [H, N_k, N_v], in 7 wkv [H, N_v, N_k]; and ffn_shift [D].
+    std::size_t layer_state() const {
+        return 2 * width + att_width * (generation == Generation::v4 ? 3 : head_size);
+    }
     std::size_t state() const { return layers * layer_state(); }
-};
-
-using Vector = std::vector<float>;
-
-struct Layer {
-    Vector ln1_weight, ln1_bias, ln2_weight, ln2_bias;         // [D]
-    Vector x_r, x_w, x_k, x_v, x_a, x_g;                       // [D]
-    Vector w0, a0, v0, k_k, k_a, r_k, ln_x_weight, ln_x_bias;  // [D]; no v0 in layer 0
-    Matrix receptance, key, value, output;                     // [D, D]
-    Matrix w1, a1, v1, g1;                                     // [rank, D]; no v1 in layer 0
-    Matrix w2, a2, v2, g2;                                     // [D, rank]; no v2 in layer 0
-    Vector ffn_x_k;                                            // [D]
-    Matrix ffn_key, ffn_value;                                 // [F, D]
-};
-
-struct ModelWeights {
-    Matrix emb, head;                                          // [V, D]
-    Vector ln0_weight, ln0_bias, ln_out_weight, ln_out_bias;   // [D]
-    std::vector<Layer> layers;
+    // The state before the first token.
+    std::vector<float> new_state() const;
 };
 
 // Ids that follow one state.
@@ -61,8 +52,6 @@ struct Segment {
     float* state;              // [Spec::state()], updated in place
     float* logits;             // [V], written after the last id
 };
-
-class Step;
 
 class Model {
 public:
