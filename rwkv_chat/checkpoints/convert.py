@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from rwkv_chat.checkpoints import safetensors
 from rwkv_chat.checkpoints.floats import BLOCK, from_float32, to_float32
+from rwkv_chat.checkpoints.folder import find_files
 from rwkv_chat.checkpoints.layout import (
     converted_shapes,
     is_transposed,
@@ -45,12 +46,14 @@ def cached_path(source: Path, weights: str) -> Path:
     Raises:
         CheckpointError: there is no such file.
     """
+    files = find_files(source)
     try:
-        found = source.stat()
+        found = [path.stat() for path in files.all]
     except (OSError, ValueError) as error:
         raise CheckpointError(f"There is no file {source}. Check the path.") from error
-    place = _digest(os.fsencode(source.absolute()))
-    content = _digest(f"{found.st_size} {found.st_mtime_ns} {FORMAT}".encode())
+    place = _digest(os.fsencode(files.main.absolute()))
+    sizes = " ".join(f"{each.st_size} {each.st_mtime_ns}" for each in found)
+    content = _digest(f"{sizes} {FORMAT}".encode())
     return cache_dir() / "converted" / f"{place}-{weights}-{content}.safetensors"
 
 

@@ -10,7 +10,7 @@ from rwkv_chat.models.generations import GENERATIONS
 
 __all__ = ["find_generation", "strip_prefixes"]
 
-_PREFIXES = ("module.", "_forward_module.", "model.", "_orig_mod.")
+_PREFIXES = ("module.", "_forward_module.", "base_model.", "model.", "_orig_mod.")
 
 
 def strip_prefixes(path: Path, names: Iterable[str]) -> dict[str, str]:

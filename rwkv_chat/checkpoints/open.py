@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from rwkv_chat.checkpoints import safetensors
 from rwkv_chat.checkpoints.convert import Progress, cached_path, convert
+from rwkv_chat.checkpoints.folder import find_files
 from rwkv_chat.checkpoints.layout import converted_shapes, render_spec
 from rwkv_chat.checkpoints.source import Source, read_source
 from rwkv_chat.errors import CheckpointError, TruncatedError, UsageError
@@ -28,8 +29,9 @@ class ConvertedModel:
     """Weights ready for use: read-only arrays mapped from a converted file.
 
     `fingerprint` names what they compute: it covers the weights and the spec.
-    `tensors` are in the converted layout, float32 or (bfloat16) uint16. `source` is the file that
-    was asked for, `path` the one that is mapped; they differ when it had to be converted.
+    `tensors` are in the converted layout, float32 or (bfloat16) uint16. `source` is the file (or
+    the index of several) that was asked for, `path` the one that is mapped; they differ when it had
+    to be converted.
     `vocabulary` is the text of the one inside the file where `tokenizer` is "inside", else "".
     """
 
@@ -133,7 +135,7 @@ def _map(source: Source, asked: Path, epsilon: float | None) -> ConvertedModel:
         tokenizer=source.tokenizer,
         template=source.template,
         path=file.path,
-        source=asked,
+        source=find_files(asked).main,
         vocabulary=source.vocabulary,
     )
 
@@ -194,7 +196,7 @@ def inspect(path: Path) -> FileInfo:
         format=source.format,
         spec=source.spec,
         dtype=source.dtype,
-        file_bytes=path.stat().st_size,
+        file_bytes=sum(part.stat().st_size for part in find_files(path).parts),
         weights_bytes=sizes,
         state_bytes=4 * StateLayout.of(source.spec).size,
         tokenizer=source.tokenizer,

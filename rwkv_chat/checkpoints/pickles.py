@@ -32,6 +32,7 @@ class Name(Enum):
     F32 = "torch FloatStorage"
     F16 = "torch HalfStorage"
     BF16 = "torch BFloat16Storage"
+    U8 = "torch ByteStorage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,7 @@ class _Machine:
                 raise PickleError("its index makes a tensor in an unknown way")
 
 
-_STORAGES = frozenset({"F32", "F16", "BF16"})
+_STORAGES = frozenset({"F32", "F16", "BF16", "U8"})
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": _Machine.skip,
     "FRAME": _Machine.skip,

@@ -22,6 +22,7 @@ from rwkv_chat.errors import NotAModelError, ShapeError, TruncatedError, Unsuppo
 __all__ = ["PthFile", "PthTensor", "open_pth"]
 
 _MAX_DIM = 2**31
+_MAX_NOTE = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,15 @@ class PthTensor:
 class PthFile:
     """An open file whose index has been verified; arrays are read-only views into the mapping."""
 
-    def __init__(self, path: Path, tensors: Mapping[str, PthTensor], data: U8) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tensors: Mapping[str, PthTensor],
+        data: U8,
+        metadata: Mapping[str, str],
+    ) -> None:
         self.path = path
-        self.metadata: Mapping[str, str] = MappingProxyType({})
+        self.metadata = metadata
         self.tensors = tensors
         self._data = data
 
@@ -88,7 +95,13 @@ def open_pth(path: Path) -> PthFile:
         for name, value in found.items()
         if isinstance(value, TensorRef)
     }
-    return PthFile(path, MappingProxyType(tensors), data)
+    # The rwkv package stores how it converted a model beside its tensors.
+    metadata = {
+        name: value[:_MAX_NOTE]
+        for name, value in found.items()
+        if name.startswith("_") and isinstance(value, str)
+    }
+    return PthFile(path, MappingProxyType(tensors), data, MappingProxyType(metadata))
 
 
 def _root(path: Path, entries: Mapping[str, Entry]) -> str:

@@ -60,6 +60,9 @@ def open_checkpoint(path: Path) -> tuple[Checkpoint, str]:
             f"{path} is {_OTHER_FORMATS[start[:4]]}, which cannot be read. "
             "Get the model as .safetensors or .pth."
         )
+    # The size of a header may begin with the byte that pickles begin with.
+    if start[4:] == b"\0\0\0\0{":
+        return open_file(path), "safetensors"
     if start[:4] == b"PK\3\4" or start[:1] == b"\x80":
         return open_pth(path), "pth"
     if start[8:9] == b"{" or path.suffix in {".safetensors", ".st"}:

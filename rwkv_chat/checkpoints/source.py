@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwkv_chat.checkpoints.detect import detect
+from rwkv_chat.checkpoints.folder import find_files
+from rwkv_chat.checkpoints.forms import restore
+from rwkv_chat.checkpoints.huggingface import with_config
 from rwkv_chat.checkpoints.layout import converted_shapes, is_low_rank, is_vector, parse_spec
-from rwkv_chat.checkpoints.reading import Checkpoint, open_checkpoint
+from rwkv_chat.checkpoints.reading import Checkpoint
+from rwkv_chat.checkpoints.sharded import open_files
 from rwkv_chat.errors import (
     MissingTensorError,
     NotAModelError,
@@ -63,22 +67,25 @@ def read_source(path: Path) -> Source:
     Raises:
         CheckpointError: one of its subclasses, with the file and what is wrong with it.
     """
-    checkpoint, kind = open_checkpoint(path)
-    if "format" in checkpoint.metadata and "rwkv-chat" in checkpoint.metadata["format"]:
-        return _converted(checkpoint)
+    files = find_files(path)
+    stored, kind = open_files(files)
+    if "format" in stored.metadata and "rwkv-chat" in stored.metadata["format"]:
+        return _converted(stored)
+    form, checkpoint = restore(stored, kind)
     found = detect(checkpoint)
-    usual = {65536: "world", 256: "bytes"}.get(found.spec.vocab_size, "unknown")
+    spec = with_config(found.spec, files.config) if form == "fla" else found.spec
+    usual = {65536: "world", 256: "bytes"}.get(spec.vocab_size, "unknown")
     told = checkpoint.metadata if kind == "gguf" else {}
     tokenizer = told.get("tokenizer", usual)
-    chat = "g1" if _G1.search(path.stem) else "chat"
+    chat = "g1" if _G1.search(files.name) else "chat"
     return Source(
         checkpoint=checkpoint,
-        format=kind,
-        spec=found.spec,
+        format=f"{kind}, {form} names" if form else kind,
+        spec=spec,
         names=found.names,
         swapped=found.swapped,
         ignored=found.ignored,
-        name=_printable(path.stem),
+        name=_printable(files.name),
         tokenizer=tokenizer,
         template=chat if tokenizer in ("world", "inside") else "raw",
         weights="",

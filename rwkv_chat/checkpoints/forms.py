@@ -1,0 +1,38 @@
+"""The forms in which converters store RWKV models, each told by its tensors and undone."""
+
+from rwkv_chat.checkpoints.huggingface import (
+    is_fla,
+    is_transformers,
+    restore_fla,
+    restore_transformers,
+)
+from rwkv_chat.checkpoints.names import strip_prefixes
+from rwkv_chat.checkpoints.reading import Checkpoint
+from rwkv_chat.checkpoints.webrwkv import is_webrwkv, restore_webrwkv
+from rwkv_chat.errors import UnsupportedModelError
+
+__all__ = ["restore"]
+
+
+def restore(file: Checkpoint, kind: str) -> tuple[str, Checkpoint]:
+    """The same model under official names, and whose names it has: "fla" or others, "" official.
+
+    `kind` is the name of the file's format.
+
+    Raises:
+        CheckpointError: the form cannot be undone, or its tensors contradict each other.
+    """
+    if "_strategy" in file.metadata:
+        raise UnsupportedModelError(
+            f'{file.path} was converted by the rwkv package for "{file.metadata["_strategy"]}": '
+            "its embeddings are normalised and its weights rescaled, which cannot be undone. "
+            "Give the model that it was made from."
+        )
+    names = strip_prefixes(file.path, file.tensors)
+    if is_fla(names):
+        return "fla", restore_fla(file, names)
+    if is_transformers(names):
+        return "transformers", restore_transformers(file, names)
+    if is_webrwkv(file, names, kind):
+        return "web-rwkv", restore_webrwkv(file, names)
+    return "", file
