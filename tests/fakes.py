@@ -78,7 +78,7 @@ class FakeEngine:
         self.jobs.append(FakeJob(request, listener))
         return self.jobs[-1]
 
-    def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
+    def kept(self, path: Sequence[Sequence[int]], start: str) -> list[bool]:
         return [True] * len(path)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from rwkv_chat import paths
 from rwkv_chat.chat import events
@@ -106,6 +107,25 @@ def test_the_printed_seed_gives_the_same_answer_again() -> None:
     again = json.loads(ask("Hello", "--json", "--seed", str(drawn["seed"])).stdout)
     assert again["text"] == drawn["text"]
     assert again["seed"] == drawn["seed"]
+
+
+def test_a_trained_start_state_changes_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = load().spec
+    size = (spec.n_head, spec.head_size, spec.head_size)
+    states = {f"blocks.{n}.att.time_state": 3e4 * torch.randn(size) for n in range(spec.n_layer)}
+    torch.save(states, tmp_path / "start.pth")
+    plain = json.loads(ask("Hello", "--seed", "1", "--json").stdout)
+    tuned = json.loads(ask("Hello", "--seed", "1", "--json", "--state", "start.pth").stdout)
+    assert tuned["text"] != plain["text"]
+    more = ("--from", tuned["turn"], "--seed", "1")
+    assert ask("And?", *more).returncode == 0  # the conversation knows where it began
+    (tmp_path / "start.pth").unlink()
+    gone = ask("And?", *more)
+    assert gone.returncode == 1
+    assert "start.pth of this conversation is not there" in gone.stderr
 
 
 def test_text_may_come_from_stdin() -> None:

@@ -64,6 +64,7 @@ class Answers:
                 seed=path[-1].seed,
                 stops=template.stops,
                 max_tokens=options.max_tokens,
+                start=options.start,
             )
             turn = replace(path[-1], model=model.name, finish=Finish.PARTIAL)
             answer.start(turn, template, model, self._engine, request)

@@ -16,7 +16,7 @@ class Options:
     """How answers are made. `template` "" means the one that fits the model.
 
     `system` opens the conversation when it is not empty; `think` names a thinking mode;
-    `max_tokens` bounds one answer.
+    `max_tokens` bounds one answer. `start` is the full path of a trained start state, "" for none.
 
     Raises:
         UsageError: a value that cannot be used, with its name.
@@ -27,6 +27,7 @@ class Options:
     think: str = "off"
     template: str = ""
     max_tokens: int = 500
+    start: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_tokens <= 1_000_000:

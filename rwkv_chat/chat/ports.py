@@ -92,7 +92,8 @@ class Request:
     already generated when an answer is continued) last; `generated` counts those of the last that
     the model made. Snapshots are kept at the end of the question, of the part before it when it
     had to be read, and of the answer.
-    `stops` end the answer when its decoded bytes contain one of them.
+    `stops` end the answer when its decoded bytes contain one of them. `start` is the file of the
+    state that the conversation begins with, "" for none.
     """
 
     path: tuple[tuple[int, ...], ...]
@@ -101,6 +102,7 @@ class Request:
     seed: int
     stops: tuple[bytes, ...]
     max_tokens: int
+    start: str = ""
 
 
 class Listener(Protocol):
@@ -168,8 +170,11 @@ class Engine(Protocol):
     def generate(self, model: Model, request: Request, listener: Listener) -> Job:
         """Queue a request whose ids are those of `model`, which may no longer be the newest."""
 
-    def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
-        """For each part of `path`, whether a snapshot of the state at its end is kept."""
+    def kept(self, path: Sequence[Sequence[int]], start: str) -> list[bool]:
+        """For each part of `path`, whether a snapshot of the state at its end is kept.
+
+        `start` is that of the requests.
+        """
 
     def close(self) -> None:
         """Stop what runs, finish what must be written, end the thread."""

@@ -86,9 +86,11 @@ class Session:
         model = self._engine.model
         if model is None:
             return set()
-        path = self._store.load(conversation_id).path()
+        conversation = self._store.load(conversation_id)
+        path = conversation.path()
+        start = Options.from_json(conversation.settings, self._defaults).start
         known = list(takewhile(lambda turn: turn.tokenizer == model.tokenizer.fingerprint, path))
-        flags = self._engine.kept([turn.ids for turn in known])
+        flags = self._engine.kept([turn.ids for turn in known], start)
         return {turn.id for turn, flag in zip(known, flags, strict=True) if flag}
 
     # -- models --------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from rwkv_chat.errors import CheckpointError, NotAModelError, UnsupportedModelEr
 
 __all__ = ["ModelFiles", "find_files", "is_model_folder", "read_json"]
 
+Parts = dict[Path, tuple[str, ...] | None]
+
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _ORDER = (_INDEX[0], _SINGLE[0], _INDEX[1], _SINGLE[1])
@@ -33,7 +35,7 @@ class ModelFiles:
     """
 
     main: Path
-    parts: dict[Path, tuple[str, ...] | None]
+    parts: Parts
     config: Path | None
     name: str
 
@@ -63,7 +65,7 @@ def find_files(path: Path) -> ModelFiles:
         return ModelFiles(main, {main: None}, None, main.stem)
     config = main.parent / _CONFIG
     name = main.absolute().parent.name or main.stem
-    parts = _parts(main) if main.name in _INDEX else {main: None}
+    parts: Parts = _parts(main) if main.name in _INDEX else {main: None}
     return ModelFiles(main, parts, config if config.is_file() else None, name)
 
 
@@ -85,7 +87,7 @@ def _main(path: Path) -> Path:
     )
 
 
-def _parts(index: Path) -> dict[Path, tuple[str, ...] | None]:
+def _parts(index: Path) -> Parts:
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise NotAModelError(f"{index} is damaged: it names no files. Download it again.")

@@ -119,7 +119,8 @@ def _restore(tensors: DerivedTensors, file: Checkpoint, block: str, part: str, s
 
 
 def _row(array: Array, row: int) -> Array:
-    return array[row]
+    found: Array = array[row]
+    return found
 
 
 def _first_half(array: Array) -> Array:

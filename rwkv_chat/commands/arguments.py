@@ -38,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--from", dest="start", metavar="LABEL|ID", help="go on from a turn, as `log` names it"
     )
+    ask.add_argument(
+        "--state", metavar="FILE", help="begin with a trained start state (time_state, a .pth file)"
+    )
     ask.add_argument("--json", action="store_true", help="one JSON object instead of the text")
     ask.add_argument("--raw", action="store_true", help="continue the text as it is, no template")
 

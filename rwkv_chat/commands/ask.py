@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from rwkv_chat.chat import events
 from rwkv_chat.chat.options import Options
@@ -43,6 +44,7 @@ def _change(options: argparse.Namespace, base: Options) -> Options:
         sampling=replace(base.sampling, **{k: v for k, v in given.items() if v is not None}),
         max_tokens=options.max_tokens or base.max_tokens,
         template="raw" if options.raw else base.template,
+        start=str(Path(options.state).absolute()) if options.state else base.start,
     )
 
 

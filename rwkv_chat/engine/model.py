@@ -1,12 +1,14 @@
 """A loaded model: its backend, its tokenizer, and its states as values."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from rwkv_chat.checkpoints import statefile
+from rwkv_chat.checkpoints.startstate import read_start
 from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
 from rwkv_chat.engine.backend import Backend, DecoderConfig
 from rwkv_chat.errors import SnapshotError, UsageError
@@ -99,7 +101,7 @@ class Model:
     """What `rwkv_chat.load_model` returns.
 
     `fingerprint` is a sha256 over the weights as they are used and the spec, so it differs between
-    weight types.
+    weight types. `start` is the state that it begins with (None: that of its generation).
     """
 
     name: str
@@ -108,6 +110,7 @@ class Model:
     template: str
     fingerprint: str
     weights: str
+    start: F32 | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -187,13 +190,26 @@ class Model:
         """
         return self.restore(statefile.read(Path(path), self.owner))
 
+    def with_start(self, path: str | Path) -> "Model":
+        """This model as it begins with a trained state: a file with `blocks.N.att.time_state`.
+
+        It is another model, with another fingerprint: their states are never taken for each other.
+
+        Raises:
+            SnapshotError: the file holds no start state of this model.
+        """
+        start = read_start(Path(path), self.spec)
+        start.setflags(write=False)
+        name = f"{self.fingerprint} {hashlib.sha256(start.tobytes()).hexdigest()}"
+        return replace(self, start=start, fingerprint=hashlib.sha256(name.encode()).hexdigest())
+
     def restore(self, saved: SavedState) -> State:
         """The state in `saved`, which was read for this model's `owner`."""
         return self.state(saved.state, saved.logits, saved.tokens)
 
     def _data(self, state: State | None) -> F32 | None:
         if state is None:
-            return None
+            return self.start
         if state.model != self.fingerprint:
             raise UsageError(
                 f"This state belongs to another model than {self.name} with {self.weights} weights."

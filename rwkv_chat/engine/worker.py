@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rwkv_chat.chat.ports import Listener, ModelChoice, Progress, Request
 from rwkv_chat.engine.live import LiveStates
 from rwkv_chat.engine.pathkey import path_keys
-from rwkv_chat.errors import EngineError, RwkvChatError, StoreError
+from rwkv_chat.engine.starts import Starts
+from rwkv_chat.errors import EngineError, RwkvChatError, SnapshotError, StoreError
 
 if TYPE_CHECKING:  # the window must not wait for numpy
     from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
@@ -51,6 +52,7 @@ class Worker:
         self._keeper = keeper
         self._model: Model | None = None
         self._live = LiveStates()
+        self._starts = Starts()
         self._jobs: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self._running: set[Generation] = set()
         self._closed = False
@@ -95,11 +97,14 @@ class Worker:
             self._jobs.put(job)
         return job
 
-    def kept(self, path: Sequence[Sequence[int]]) -> list[bool]:
+    def kept(self, path: Sequence[Sequence[int]], start: str = "") -> list[bool]:
         """For each part of `path`, whether the state at its end is kept."""
         if self._model is None:
             return [False] * len(path)
-        keys = path_keys(self._model.fingerprint, path)
+        try:
+            keys = path_keys(self._starts.of(self._model, start).fingerprint, path)
+        except SnapshotError:  # the next answer tells what is wrong with the start state
+            return [False] * len(path)
         on_disk = self._keeper.has(keys) if self._keeper else set()
         return [key in on_disk or key in self._live for key in keys]
 
@@ -125,6 +130,7 @@ class Worker:
 
     def _run(self, job: Generation) -> None:
         try:
+            job.model = self._starts.of(job.model, job.request.start)
             keys = path_keys(job.model.fingerprint, job.request.path)
             finish = job.run(keys, *self._find(job.model, keys))
         except RwkvChatError as error:

@@ -82,13 +82,14 @@ class ConversationActions(BaseApp):
         def done(chosen: Options | None) -> None:
             if chosen is None or chosen == options:
                 return
-            names = ("sampling", "system", "think", "template", "max_tokens")
+            names = ("sampling", "system", "think", "template", "max_tokens", "start")
             changed = {
                 name: getattr(chosen, name)
                 for name in names
                 if getattr(chosen, name) != getattr(options, name)
             }
             worked, _ = self.attempt(lambda: self.session.configure(conversation, **changed))
+            changed.pop("start", None)  # it fits one model, and settings are for all of them
             if worked and conversation is None:
                 self.remember(**changed)
 

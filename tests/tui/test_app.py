@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from pathlib import Path
 
 import pytest
 from textual import events as input_events
@@ -241,6 +242,11 @@ async def test_settings_are_checked_before_they_are_kept() -> None:
             assert isinstance(app.screen, SettingsScreen)
             assert message in screen_text(app)
         app.screen.query_one("#temperature", Input).value = "0,7"
+        app.screen.query_one("#start", Input).value = "no/such/state.pth"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert "Start state must be a file" in screen_text(app)
+        app.screen.query_one("#start", Input).value = __file__
         app.screen.query_one("#seed", Input).value = "42"
         app.screen.query_one("#system", Input).value = "Be brief.\\nBe kind."
         await pilot.press("enter")
@@ -249,6 +255,7 @@ async def test_settings_are_checked_before_they_are_kept() -> None:
         assert options.sampling.temperature == 0.7
         assert options.sampling.seed == 42
         assert options.system == "Be brief.\nBe kind."
+        assert options.start == str(Path(__file__).absolute())
         assert session.options(None).sampling.temperature == 1.0
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -33,6 +34,7 @@ _OTHERS = {
     "system": ("System", "told to the model first; \\n is a new line"),
     "think": ("Thoughts", " or ".join(mode.value for mode in templates.Think)),
     "template": ("Template", "empty fits; " + ", ".join(templates.names())),
+    "start": ("Start state", "a trained one, its .pth file"),
 }
 
 
@@ -60,6 +62,9 @@ def parse_form(values: Mapping[str, str], before: Options) -> Options:
     template = values["template"].strip()
     if template:
         templates.get(template)
+    start = values["start"].strip()
+    if start and not _is_file(start):
+        raise UsageError(f"Start state must be a file, and there is no {start!r}.")
     think = values["think"].strip()
     if think not in [mode.value for mode in templates.Think]:
         raise UsageError(f"Thoughts must be {_OTHERS['think'][1]}, not {think!r}.")
@@ -70,7 +75,15 @@ def parse_form(values: Mapping[str, str], before: Options) -> Options:
         think=think,
         template=template,
         max_tokens=longest,
+        start=str(Path(start).expanduser().absolute()) if start else "",
     )
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, or nobody's home
+        return False
 
 
 class SettingsScreen(ModalScreen[Options | None]):

@@ -1,0 +1,85 @@
+"""Trained start states: which way they lie, and whom they belong to."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from rwkv_chat.checkpoints.startstate import read_start
+from rwkv_chat.errors import SnapshotError
+from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.models.state import StateLayout
+from tests.checkpoints.test_mutations import COUNT, mutate, structure
+from tests.seeded import small_spec, spec_of
+
+
+def tuned(spec: ModelSpec, seed: int = 1) -> dict[str, torch.Tensor]:
+    numbers = torch.Generator().manual_seed(seed)
+    shape = (spec.n_head, spec.head_size, spec.head_size)
+    return {
+        f"blocks.{layer}.att.time_state": torch.randn(shape, generator=numbers)
+        for layer in range(spec.n_layer)
+    }
+
+
+@pytest.mark.parametrize("generation", ["5.0", "5.2", "6", "7"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_matrices_lie_as_the_state_has_them(
+    tmp_path: Path, generation: str, prefix: str
+) -> None:
+    spec = small_spec() if generation == "7" else spec_of(generation, n_layer=3)
+    states = tuned(spec)
+    torch.save({prefix + n: t for n, t in states.items()}, tmp_path / "s.pth")
+    found = read_start(tmp_path / "s.pth", spec).reshape(spec.n_layer, -1)
+    width = spec.n_embd
+    for layer, matrix in enumerate(states.values()):
+        wanted = matrix if generation == "7" else matrix.transpose(1, 2)
+        assert np.array_equal(found[layer, width:-width], wanted.flatten().numpy())
+        assert not found[layer, :width].any()
+        assert not found[layer, -width:].any()
+    assert found.size == StateLayout.of(spec).size
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    spec = small_spec()
+    path = tmp_path / "s.pth"
+
+    def refused(states: dict[str, torch.Tensor], what: str, model: ModelSpec = spec) -> None:
+        torch.save(states, path)
+        with pytest.raises(SnapshotError, match=what):
+            read_start(path, model)
+
+    good = tuned(spec)
+    first = "blocks.0.att.time_state"
+    refused({"emb.weight": torch.ones(2)}, "holds no start state")
+    refused(good, "2 layers, and the model has 3", small_spec(n_layer=3))
+    refused({**good, first: torch.ones(2, 16, 15)}, r"needs \[2, 16, 16\]")
+    refused({**good, first: torch.ones(2, 16, 16, dtype=torch.uint8)}, "is U8")
+    refused({**good, first: torch.full((2, 16, 16), torch.nan)}, "not finite")
+    refused(good, "RWKV-4 has no such", spec_of("4"))
+    with pytest.raises(SnapshotError, match="There is no file"):
+        read_start(tmp_path / "none.pth", spec)
+    safetensors.torch.save_file(good, tmp_path / "s.st")
+    with pytest.raises(SnapshotError, match="which way its matrices lie"):
+        read_start(tmp_path / "s.st", spec)
+
+
+def test_damage_is_refused_or_harmless(tmp_path: Path) -> None:
+    spec = small_spec(n_embd=16, head_size=8)
+    torch.save(tuned(spec), tmp_path / "s.pth")
+    data = (tmp_path / "s.pth").read_bytes()
+    places, dice = structure(tmp_path / "s.pth", data), random.Random(1)
+    path = tmp_path / "bad.pth"
+    sentences = []
+    for _ in range(COUNT):
+        path.unlink(missing_ok=True)
+        path.write_bytes(mutate(data, places, dice))
+        try:
+            assert read_start(path, spec).size == StateLayout.of(spec).size
+        except SnapshotError as error:
+            sentences.append(str(error))
+    assert len(sentences) > COUNT // 4
+    assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
