@@ -29,7 +29,7 @@ from rwkv_chat.errors import CheckpointError, UsageError
 from rwkv_chat.paths import cache_dir, ensure_private
 from rwkv_chat.weights import WEIGHTS
 
-__all__ = ["FORMAT", "Progress", "cached_path", "convert"]
+__all__ = ["FORMAT", "Progress", "cached_path", "convert", "write_converted"]
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, float], None]
@@ -84,7 +84,18 @@ def convert(source: Path, weights: str, progress: Progress | None = None) -> Pat
         raise UsageError(f'There is no weights type "{weights}"; use "f32" or "bf16".')
     target = cached_path(source, weights)
     model = read_source(source)
-    return _Conversion(model, weights, target, progress).run()
+    _sweep(target.parent)
+    write_converted(model, weights, target, progress)
+    _drop_outdated(target)
+    return target
+
+
+def write_converted(
+    source: Source, weights: str, target: Path, progress: Progress | None = None
+) -> None:
+    """Write the converted form of `source` to `target`; see `convert`."""
+    ensure_private(target.parent)
+    _Conversion(source, weights, target, progress).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,7 @@ class _Conversion:
     target: Path
     progress: Progress | None
 
-    def run(self) -> Path:
+    def run(self) -> None:
         shapes = converted_shapes(self.source.spec, self.weights)
         plan = [(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
         metadata = {
@@ -107,8 +118,7 @@ class _Conversion:
         }
         if self.source.vocabulary:
             metadata["vocabulary"] = self.source.vocabulary
-        folder = ensure_private(self.target.parent)
-        _sweep(folder)
+        folder = self.target.parent
         self._check_room(folder, sum(_nbytes(dtype, shape) for _, dtype, shape in plan))
         try:
             written = safetensors.write_stream(
@@ -120,8 +130,6 @@ class _Conversion:
                 "Free some space, or set RWKV_CHAT_HOME to another disk."
             ) from error
         self._verify(written)
-        self._drop_outdated()
-        return self.target
 
     def _verify(self, written: str) -> None:
         """Read the new file once, so that a large one need not be read whenever it is opened."""
@@ -173,14 +181,6 @@ class _Conversion:
                 "another disk."
             )
 
-    def _drop_outdated(self) -> None:
-        """Remove conversions of what was at the same place before; who maps one keeps it."""
-        prefix = self.target.name.rsplit("-", 1)[0]
-        for path in self.target.parent.glob(f"{prefix}-*.safetensors"):
-            if path != self.target:
-                with suppress(OSError):  # not being able to tidy up spoils no conversion
-                    path.unlink()
-
 
 def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     return int(np.prod(shape, dtype=np.int64)) * safetensors.DTYPES[dtype].itemsize
@@ -204,6 +204,15 @@ def _convert_tensor(file: Checkpoint, name: str, array: Array, dtype: str) -> Ar
             )
         result[start : start + rows] = block
     return result
+
+
+def _drop_outdated(target: Path) -> None:
+    """Remove conversions of what was at the same place before; who maps one keeps it."""
+    prefix = target.name.rsplit("-", 1)[0]
+    for path in target.parent.glob(f"{prefix}-*.safetensors"):
+        if path != target:
+            with suppress(OSError):  # not being able to tidy up spoils no conversion
+                path.unlink()
 
 
 def _sweep(folder: Path) -> None:

@@ -62,6 +62,14 @@ def parser() -> argparse.ArgumentParser:
             "model", type=_model, metavar="MODEL", help="a name from the list, or a path"
         )
     convert.add_argument("--weights", choices=WEIGHTS, default="bf16")
+    convert.add_argument(
+        "--lora", metavar="FILE", help="merge an adapter into it: LoRA, PiSSA, Bone or DiSHA"
+    )
+    convert.add_argument("--lora-alpha", type=float, metavar="A", help="lora_alpha of its training")
+    convert.add_argument("--lora-init", metavar="FILE", help="what a PiSSA began as")
+    convert.add_argument(
+        "--output", metavar="NAME", help="keep the result in the models folder under this name"
+    )
     for each in (listing, info, convert):
         each.add_argument("--json", action="store_true", help="JSON instead of text")
 

@@ -4,8 +4,14 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rwkv_chat.errors import UsageError
 from rwkv_chat.text.display import clean
+
+if TYPE_CHECKING:
+    from rwkv_chat.checkpoints.adapter import Adapter
 
 __all__ = ["run"]
 
@@ -16,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "info":
         return _info(options.model, as_json=as_json)
     if options.action == "convert":
-        return _convert(options.model, options.weights, as_json=as_json)
+        return _convert(options, as_json=as_json)
     return _list(as_json=as_json)
 
 
@@ -63,9 +69,10 @@ def _info(name: str, *, as_json: bool) -> int:
     return 0
 
 
-def _convert(name: str, weights: str, *, as_json: bool) -> int:
+def _convert(options: argparse.Namespace, *, as_json: bool) -> int:
     from rwkv_chat.checkpoints import catalog
     from rwkv_chat.checkpoints.convert import convert
+    from rwkv_chat.checkpoints.named import convert_named
 
     shown = sys.stderr.isatty()
 
@@ -73,11 +80,27 @@ def _convert(name: str, weights: str, *, as_json: bool) -> int:
         if shown:
             print(f"\r\x1b[K{clean(step)} {fraction:4.0%}", end="", file=sys.stderr, flush=True)
 
-    path = convert(catalog.find(name), weights, progress)
+    adapter, source = _adapter(options), catalog.find(options.model)
+    if adapter is None and options.output is None:
+        path = convert(source, options.weights, progress)
+    else:
+        path = convert_named(source, options.weights, options.output, adapter, progress)
     if shown:
         print("\r\x1b[K", end="", file=sys.stderr)
-    print(json.dumps({"path": str(path), "weights": weights}) if as_json else clean(str(path)))
+    found = {"path": str(path), "weights": options.weights}
+    print(json.dumps(found) if as_json else clean(str(path)))
     return 0
+
+
+def _adapter(options: argparse.Namespace) -> "Adapter | None":
+    from rwkv_chat.checkpoints.adapter import Adapter
+
+    if options.lora is None:
+        if options.lora_alpha is not None or options.lora_init is not None:
+            raise UsageError("--lora-alpha and --lora-init belong to an adapter; give --lora FILE.")
+        return None
+    init = Path(options.lora_init) if options.lora_init is not None else None
+    return Adapter(Path(options.lora), options.lora_alpha, init)
 
 
 def _size(count: int) -> str:
