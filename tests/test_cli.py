@@ -28,6 +28,7 @@ from rwkv_chat.commands import log as log_command
 from rwkv_chat.errors import EngineError, SettingsError
 from rwkv_chat.settings import Settings
 from rwkv_chat.store.conversations import Conversations
+from rwkv_chat.weights import WEIGHTS
 from tests.ggml_files import Kind, write_gguf, write_rwkvcpp
 from tests.seeded import official, random_weights, small_spec
 from tests.tiny import Desk, load, model_file
@@ -439,16 +440,59 @@ def test_info_tells_of_a_file_without_loading_it() -> None:
     found = json.loads(run("models", "info", str(model_file()), "--json").stdout)
     assert found["spec"]["n_layer"] == 2
     assert found["tokenizer"] == "bytes"
-    assert "RWKV-7" in run("models", "info", str(model_file())).stdout
+    assert found["converted"] == {}
+    assert found["fits"] == dict.fromkeys(WEIGHTS, True)
+    assert found["memory_bytes"]["bf16"] < found["memory_bytes"]["f32"] < 1 << 20
+    rows = info()
+    assert rows["generation"] == "RWKV-7"
+    assert rows["layers"] == "2"
+    assert rows["width"] == "32, hidden 128"
+    assert rows["heads"] == "2 of 16"
+    assert rows["vocabulary"] == "256 tokens"
+    assert rows["template"] == "raw"
+    assert rows["type in the file"] == "F32"
+    assert rows["fits into memory"].startswith(" and ".join(WEIGHTS))
+    assert rows["converted"] == "no"
+    made = run("models", "convert", str(model_file()), "--weights", "f32").stdout.strip()
+    assert info()["converted"] == f"f32: {made}"
+    assert info(made)["format"] == "rwkv-chat"
+
+
+def info(path: str | Path | None = None) -> dict[str, str]:
+    """The table of `models info`; every value begins in the same column."""
+    result = run("models", "info", str(path or model_file()))
+    assert result.returncode == 0, result.stderr
+    return {line[:16].strip(): line[18:] for line in result.stdout.splitlines()}
+
+
+def test_info_says_what_adapters_and_start_states_are_for(tmp_path: Path) -> None:
+    for name, what in (("att.time_state", "--state FILE"), ("att.key.lora_A", "--lora FILE")):
+        torch.save({f"blocks.0.{name}": torch.ones(2, 2, 2)}, tmp_path / "x.pth")
+        result = run("models", "info", str(tmp_path / "x.pth"))
+        assert result.returncode == 1
+        assert what in result.stderr
+
+
+def test_an_adapter_becomes_a_model_with_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "poet.pth"
+    torch.save({f"blocks.0.att.key.lora_{part}": torch.ones(32, 32) for part in "AB"}, path)
+    merge = ("models", "convert", str(model_file()), "--lora", str(path))
+    refused = run(*merge)
+    assert refused.returncode == 2
+    assert "--lora-alpha" in refused.stderr
+    made = run(*merge, "--lora-alpha", "8", "--output", "poet")
+    assert made.returncode == 0, made.stderr
+    assert "poet " in run("models", "list").stdout
+    assert run("ask", "Hello", "--model", "poet", "--max-tokens", "5").returncode == 0
+    assert run(*merge, "--lora-alpha", "8", "--output", "poet").returncode == 2
+    assert run("models", "convert", str(model_file()), "--lora-alpha", "8").returncode == 2
 
 
 def test_info_names_the_tensors_that_are_not_used(tmp_path: Path) -> None:
-    import torch
-
     path = tmp_path / "more.pth"
     tensors = torch.load(model_file(), weights_only=True)
     torch.save({**tensors, "extra.thing": torch.zeros(3)}, path)
-    assert "not used         extra.thing" in run("models", "info", str(path)).stdout
+    assert "not used          extra.thing" in run("models", "info", str(path)).stdout
 
 
 @pytest.mark.parametrize("kind", ["gguf", "bin"])

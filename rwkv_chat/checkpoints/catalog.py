@@ -4,6 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rwkv_chat.checkpoints.folder import find_files, is_model_folder
 from rwkv_chat.errors import CheckpointError
 from rwkv_chat.paths import bundled, models_dir
 
@@ -24,24 +25,32 @@ class CatalogEntry:
 
 
 def available() -> list[CatalogEntry]:
-    """The embedded model, where it ships, then the files of the models folder by name."""
+    """The embedded model, where it ships, then what is in the models folder by name."""
     entries = []
     embedded = bundled("model.safetensors")
     if embedded.is_file():
         entries.append(CatalogEntry(EMBEDDED, embedded, "ships with rwkv-chat", "bundled"))
     folder = models_dir()
     try:
-        files = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+        files = sorted(p for p in folder.iterdir() if _is_model(p))
     except OSError:  # the folder is only made by those who put something into it
         files = []
     for path in files:
         with suppress(OSError):  # removed since the folder was read
-            entries.append(CatalogEntry(path.stem, path, _size(path), "folder"))
+            name = path.name if path.is_dir() else path.stem
+            entries.append(CatalogEntry(name, path, _size(path), "folder"))
     return entries
 
 
+def _is_model(path: Path) -> bool:
+    return (path.suffix in _SUFFIXES and path.is_file()) or is_model_folder(path)
+
+
 def _size(path: Path) -> str:
-    size = path.stat().st_size
+    try:
+        size = sum(part.stat().st_size for part in find_files(path).parts)
+    except CheckpointError:  # whoever opens it is told what is wrong
+        return "damaged"
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
@@ -58,7 +67,7 @@ def find(name_or_path: str | Path) -> Path:
             return entry.path
     try:
         path = Path(name_or_path).expanduser()
-        if path.is_file():
+        if path.is_file() or is_model_folder(path):
             return path
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, or nobody's home
         pass

@@ -1,5 +1,7 @@
 """The forms in which converters store RWKV models, each told by its tensors and undone."""
 
+import re
+
 from rwkv_chat.checkpoints.huggingface import (
     is_fla,
     is_transformers,
@@ -12,6 +14,9 @@ from rwkv_chat.checkpoints.webrwkv import is_webrwkv, restore_webrwkv
 from rwkv_chat.errors import UnsupportedModelError
 
 __all__ = ["restore"]
+
+_STATE = re.compile(r"blocks\.\d+\.att\.time_state")
+_ADAPTER = re.compile(r".+\.(lora_[AB]|lora\.[01]|bone|disha)(\.default)?(\.weight)?")
 
 
 def restore(file: Checkpoint, kind: str) -> tuple[str, Checkpoint]:
@@ -35,4 +40,14 @@ def restore(file: Checkpoint, kind: str) -> tuple[str, Checkpoint]:
         return "transformers", restore_transformers(file, names)
     if is_webrwkv(file, names, kind):
         return "web-rwkv", restore_webrwkv(file, names)
+    if names and all(_STATE.fullmatch(name) for name in names):
+        raise UnsupportedModelError(
+            f"{file.path} is a trained start state and no model. Begin a conversation with it: "
+            "rwkv-chat ask --model MODEL --state FILE."
+        )
+    if any(_ADAPTER.fullmatch(name) for name in names):
+        raise UnsupportedModelError(
+            f"{file.path} is an adapter and no model. Merge it into its model: "
+            "rwkv-chat models convert MODEL --lora FILE."
+        )
     return "", file

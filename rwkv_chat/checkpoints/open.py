@@ -51,9 +51,10 @@ class ConvertedModel:
 class FileInfo:
     """What the headers of a model file tell.
 
-    `format` is that of `open_checkpoint` or "rwkv-chat" (converted), `dtype` the type of its
-    matrices (F32 where they are quantised), `weights_bytes` the size in memory for each weights
-    type, `ignored` tensors that have no use.
+    `format` is that of `open_checkpoint` or "rwkv-chat" (converted), with what else is to be said
+    of its form; `dtype` the type of its matrices (F32 where they are quantised), `weights_bytes` the
+    size in memory for each weights type, `converted` the file of each weights type that opens at
+    once, `ignored` tensors that have no use.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class FileInfo:
     state_bytes: int
     tokenizer: str
     template: str
+    converted: Mapping[str, Path]
     ignored: tuple[str, ...]
 
 
@@ -201,5 +203,12 @@ def inspect(path: Path) -> FileInfo:
         state_bytes=4 * StateLayout.of(source.spec).size,
         tokenizer=source.tokenizer,
         template=source.template,
+        converted=_conversions(path, source),
         ignored=source.ignored,
     )
+
+
+def _conversions(path: Path, source: Source) -> dict[str, Path]:
+    cached = {weights: cached_path(path, weights) for weights in WEIGHTS}
+    found = {weights: file for weights, file in cached.items() if file.exists()}
+    return {**found, source.weights: path} if source.is_converted else found

@@ -12,6 +12,7 @@ from rwkv_chat.text.display import clean
 
 if TYPE_CHECKING:
     from rwkv_chat.checkpoints.adapter import Adapter
+    from rwkv_chat.checkpoints.open import FileInfo
 
 __all__ = ["run"]
 
@@ -43,30 +44,56 @@ def _list(*, as_json: bool) -> int:
 def _info(name: str, *, as_json: bool) -> int:
     from rwkv_chat.checkpoints import catalog
     from rwkv_chat.checkpoints.open import inspect
+    from rwkv_chat.engine import memory
+    from rwkv_chat.engine.select import needed_bytes
 
     found = inspect(catalog.find(name))
+    needs = {weights: needed_bytes(found, weights) for weights in found.weights_bytes}
+    available = memory.available_bytes()
+    fits = {w: available is None or memory.fits(n, available) for w, n in needs.items()}
     if as_json:
-        print(json.dumps(asdict(found), default=str, indent=2))
+        more = {
+            "parameters": found.spec.n_parameters,
+            "memory_bytes": needs,
+            "memory_available": available,
+            "fits": fits,
+        }
+        print(json.dumps({**asdict(found), **more}, default=str, indent=2))
         return 0
+    for key, value in _rows(found, needs, available, fits).items():
+        print(f"{key:16}  {clean(value)}")
+    return 0
+
+
+def _rows(
+    found: "FileInfo", needs: dict[str, int], available: int | None, fits: dict[str, bool]
+) -> dict[str, str]:
+    """The lines of `models info`."""
     spec = found.spec
-    heads = f"{spec.n_head} heads of {spec.head_size}, " if spec.n_head else ""
     rows = {
         "file": str(found.path),
         "format": found.format,
         "generation": f"RWKV-{spec.generation}",
-        "parameters": f"{spec.n_parameters:,}",
-        "shape": f"{spec.n_layer} layers, {spec.n_embd} channels, {heads}{spec.vocab_size} tokens",
+        "layers": f"{spec.n_layer}",
+        "width": f"{spec.n_embd}, hidden {spec.n_ffn}",
+        "heads": f"{spec.n_head} of {spec.head_size}" if spec.n_head else "none",
+        "vocabulary": f"{spec.vocab_size:,} tokens",
         "tokenizer": found.tokenizer,
         "template": found.template,
+        "parameters": f"{spec.n_parameters:,}",
+        "type in the file": found.dtype,
         "size on disk": _size(found.file_bytes),
-        "one state": _size(found.state_bytes),
     }
-    rows |= {f"memory as {w}": _size(n) for w, n in found.weights_bytes.items()}
+    for weights, count in found.weights_bytes.items():
+        rows[f"as {weights}"] = f"{_size(count)}, in use {_size(needs[weights])}"
+    rows["one state"] = _size(found.state_bytes)
+    kinds = [weights for weights, fitting in fits.items() if fitting]
+    free = "unknown" if available is None else f"{_size(max(available, 0))} free"
+    rows["fits into memory"] = f"{' and '.join(kinds) or 'no'} ({free})"
+    rows["converted"] = ", ".join(f"{w}: {path}" for w, path in found.converted.items()) or "no"
     if found.ignored:
         rows["not used"] = ", ".join(found.ignored)
-    for key, value in rows.items():
-        print(f"{key:15}  {clean(value)}")
-    return 0
+    return rows
 
 
 def _convert(options: argparse.Namespace, *, as_json: bool) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rwkv_chat.errors import MemoryLimitError
 
-__all__ = ["available_bytes", "check"]
+__all__ = ["available_bytes", "check", "fits"]
 
 _SLACK = 150 << 20
 
@@ -37,6 +37,11 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     return min(limits, default=None)
 
 
+def fits(need: int, available: int) -> bool:
+    """Whether `need` bytes, and some to work with, are among the `available` ones."""
+    return need + _SLACK <= available
+
+
 def check(name: str, need: int, available: int | None) -> None:
     """Refuse what does not fit.
 
@@ -48,7 +53,7 @@ def check(name: str, need: int, available: int | None) -> None:
     Raises:
         MemoryLimitError: with both figures and what to do.
     """
-    if available is not None and need + _SLACK > available:
+    if available is not None and not fits(need, available):
         raise MemoryLimitError(
             f"{name} needs {(need + _SLACK) / 2**30:.1f} GiB of memory, and "
             f"{max(available, 0) / 2**30:.1f} GiB are free. Close other programs, use "

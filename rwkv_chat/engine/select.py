@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from rwkv_chat.chat.ports import Progress
-from rwkv_chat.checkpoints.open import ConvertedModel, inspect, open_model
+from rwkv_chat.checkpoints.open import ConvertedModel, FileInfo, inspect, open_model
 from rwkv_chat.engine import memory
 from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Backend
 from rwkv_chat.engine.model import Model
@@ -13,7 +13,7 @@ from rwkv_chat.tokenizer.load import load as load_tokenizer
 from rwkv_chat.tokenizer.parse import parse
 from rwkv_chat.tokenizer.vocabulary import Vocabulary
 
-__all__ = ["BACKENDS", "load_model"]
+__all__ = ["BACKENDS", "load_model", "needed_bytes"]
 
 BACKENDS = ("native", "reference")
 
@@ -54,10 +54,7 @@ def load_model(
         known = " or ".join(found.weights_bytes)
         raise UsageError(f"There is no weights type {weights!r}; use {known}.")
     backend_name = _backend_name(found.spec.generation)
-    need = found.weights_bytes[weights] + found.state_bytes
-    if backend_name == "reference":  # it keeps a copy in float32
-        need += found.weights_bytes["f32"]
-    memory.check(found.name, need, memory.available_bytes())
+    memory.check(found.name, needed_bytes(found, weights), memory.available_bytes())
     converted = open_model(Path(path), weights, progress, group_norm_eps)
     tokenizer = _tokenizer(converted)
     backend = _backend(backend_name, converted, threads)
@@ -69,6 +66,14 @@ def load_model(
         fingerprint=converted.fingerprint,
         weights=converted.weights,
     )
+
+
+def needed_bytes(found: FileInfo, weights: str) -> int:
+    """The memory for a model and one state, in bytes."""
+    need = found.weights_bytes[weights] + found.state_bytes
+    if _backend_name(found.spec.generation) == "reference":  # it keeps a copy in float32
+        need += found.weights_bytes["f32"]
+    return need
 
 
 def _tokenizer(converted: ConvertedModel) -> Vocabulary:

@@ -18,6 +18,13 @@ from rwkv_chat.checkpoints.open import open_model
 from rwkv_chat.checkpoints.rwkvcpp import open_rwkvcpp
 from rwkv_chat.checkpoints.source import read_source
 from rwkv_chat.errors import CheckpointError
+from tests.checkpoints.writers import (
+    as_fla6,
+    as_fla7,
+    as_transformers,
+    as_webrwkv,
+    write_folder,
+)
 from tests.ggml_files import Kind, write_gguf, write_rwkvcpp
 from tests.seeded import official, random_weights, small_spec, spec_of
 
@@ -27,15 +34,19 @@ INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, *b'"{}[],:0129.-\\\x1b/')
 
 
 OLDER = ("4", "5.1", "6")
+OTHERS = ("fla 7", "fla 6", "transformers 5.2", "web-rwkv 6")
 
 
 GGML = ("gguf", "gguf of 6", "rwkv.cpp", "rwkv.cpp of 4", "rwkv.cpp of 5.2", "rwkv.cpp of 6")
 
 
-@pytest.fixture(params=["pth", "safetensors", "converted", *OLDER, *GGML])
+@pytest.fixture(params=["pth", "safetensors", "converted", *OLDER, *OTHERS, *GGML])
 def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param in GGML:
         return ggml_sample(request.param, tmp_path)
+    if request.param in OTHERS:
+        safetensors.torch.save_file(in_form(request.param), tmp_path / "m.safetensors")
+        return tmp_path / "m.safetensors"
     if request.param in OLDER:
         spec = spec_of(request.param, n_embd=16, head_size=8, vocab_size=20, n_ffn=24)
         torch.save(official(random_weights(spec)), tmp_path / "m.pth")
@@ -49,6 +60,15 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "converted":
         return open_model(tmp_path / "m.safetensors", "f32").path
     return tmp_path / "m.safetensors"
+
+
+def in_form(text: str) -> dict[str, torch.Tensor]:
+    form, generation = text.split()
+    sizes = {"n_embd": 16, "head_size": 8, "vocab_size": 20, "n_ffn": 24}
+    weights = random_weights(SPEC if generation == "7" else spec_of(generation, **sizes))
+    if form == "fla":
+        return as_fla7(weights, fused=True) if generation == "7" else as_fla6(weights)
+    return as_transformers(weights) if form == "transformers" else as_webrwkv(weights)
 
 
 def ggml_sample(what: str, folder: Path) -> Path:
@@ -127,6 +147,31 @@ def test_damage_to_the_structure_is_refused_or_harmless(sample: Path, tmp_path: 
     assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
     assert max(map(len, sentences)) < 600
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+@pytest.mark.parametrize("form", ["fla 7", "fla 6"])
+def test_damage_to_a_folder_is_refused_or_harmless(tmp_path: Path, form: str) -> None:
+    config = {"norm_eps": 1e-5, "hidden_act": "sqrelu", "architectures": ["RWKV7ForCausalLM"]}
+    folder = write_folder(tmp_path / "hf", in_form(form), config, shards=2)
+    files = {path: path.read_bytes() for path in sorted(folder.iterdir())}
+    dice = random.Random(1)
+    sentences = []
+    for _ in range(COUNT):
+        path, data = dice.choice(list(files.items()))
+        whole = [range(len(data))] if path.suffix == ".json" else structure(path, data)
+        path.unlink()
+        cut = dice.randrange(10) == 0
+        path.write_bytes(data[: dice.randrange(len(data))] if cut else mutate(data, whole, dice))
+        try:
+            found = read_source(folder)
+            assert_usable(found.checkpoint.array, found.names)
+        except CheckpointError as error:
+            sentences.append(str(error))
+        path.unlink()
+        path.write_bytes(data)
+    assert len(sentences) > COUNT // 3
+    assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
+    assert max(map(len, sentences)) < 700
 
 
 def assert_usable(array: Callable[[str], np.ndarray], names: dict[str, str]) -> None:
