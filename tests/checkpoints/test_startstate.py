@@ -9,11 +9,13 @@ import safetensors.torch
 import torch
 
 from rwkv_chat.checkpoints.startstate import read_start
+from rwkv_chat.engine.select import load_model
 from rwkv_chat.errors import SnapshotError
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import StateLayout
 from tests.checkpoints.test_mutations import COUNT, mutate, structure
-from tests.seeded import small_spec, spec_of
+from tests.models.oracle import official_logits
+from tests.seeded import official, random_weights, small_spec, spec_of
 
 
 def tuned(spec: ModelSpec, seed: int = 1) -> dict[str, torch.Tensor]:
@@ -41,6 +43,24 @@ def test_the_matrices_lie_as_the_state_has_them(
         assert not found[layer, :width].any()
         assert not found[layer, -width:].any()
     assert found.size == StateLayout.of(spec).size
+
+
+def test_the_official_package_begins_in_the_same_way(tmp_path: Path) -> None:
+    ids, jobs, ours = [72, 101, 108, 108, 111], [], []
+    for generation in ("5.2", "6"):
+        spec = spec_of(generation, n_embd=128, head_size=64, n_ffn=448, vocab_size=256)
+        weights, states = official(random_weights(spec)), tuned(spec)
+        name = f"m{generation[0]}"
+        torch.save(weights, tmp_path / f"{name}.pth")
+        torch.save(states, tmp_path / f"{name}-state.pth")
+        started = load_model(tmp_path / f"{name}.pth").with_start(tmp_path / f"{name}-state.pth")
+        ours.append(started.forward(ids)[0])
+        # The package takes states that are merged into the model (and needs a decay after ln_x).
+        merged = dict(sorted({**weights, **states}.items(), key=lambda item: "ln_x" not in item[0]))
+        torch.save(merged, tmp_path / f"{name}-merged.pth")
+        jobs.append((tmp_path / f"{name}-merged.pth", ids))
+    for found, theirs in zip(ours, official_logits(jobs), strict=True):
+        np.testing.assert_allclose(found, theirs["steps"][-1], atol=2e-4)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
