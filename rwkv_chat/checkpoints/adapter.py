@@ -24,6 +24,8 @@ import numpy as np
 
 from rwkv_chat.checkpoints.derived import Derived, DerivedFile
 from rwkv_chat.checkpoints.floats import to_float32
+from rwkv_chat.checkpoints.folder import read_json
+from rwkv_chat.checkpoints.huggingface import official_name
 from rwkv_chat.checkpoints.layout import is_low_rank
 from rwkv_chat.checkpoints.names import strip_prefixes
 from rwkv_chat.checkpoints.reading import Checkpoint, open_checkpoint
@@ -38,6 +40,8 @@ _PART = re.compile(
     r"(\.default)?(\.weight)?"
 )
 _KINDS = {"lora.0": "lora_A", "lora.1": "lora_B", "bone": "disha"}
+_CONFIG = "adapter_config.json"
+_MAX_ALPHA = 1e6
 _FLOATS = {"F32", "F16", "BF16"}
 Parts = dict[str, dict[str, str]]
 Change = Callable[[F32], F32]
@@ -49,7 +53,7 @@ class Adapter:
 
     Attributes:
         path: the file.
-        alpha: of the training, for LoRA.
+        alpha: of the training, for LoRA; None where the description of peft beside it tells.
         init: the file of what the matrices began as, for PiSSA.
     """
 
@@ -121,8 +125,9 @@ def _beginning(path: Path) -> tuple[Checkpoint, Parts]:
     return file, _sort(file)[0]
 
 
-def _target(source: Source, file: Checkpoint, official: str, shown: str) -> str:
-    """The name in the model's file of the tensor `official`."""
+def _target(source: Source, file: Checkpoint, name: str, shown: str) -> str:
+    """The name in the model's file of the tensor that the adapter calls `name`."""
+    official = name if name in source.names else official_name(name)
     if official not in source.names:
         raise MissingTensorError(
             f"{file.path} changes {shown[:80]!a}, which {source.name} does not have. "
@@ -163,17 +168,32 @@ def _change(
         return _blocks(file, target, stored["disha"], shape)
     product = _product(file, target, stored, shape)
     if init is None:
-        if adapter.alpha is None:
-            raise UsageError(
-                f"{file.path} is a LoRA, which does not tell its alpha: give it with --lora-alpha "
-                "(it is the lora_alpha of the training). For PiSSA give --lora-init instead."
-            )
-        scale = np.float32(adapter.alpha / file.tensors[stored["lora_B"]].shape[1])
+        scale = np.float32(_alpha(adapter) / file.tensors[stored["lora_B"]].shape[1])
         return lambda matrix: matrix + scale * product()
     beginning, parts = init
     first = {kind.removeprefix("init_"): name for kind, name in parts.get(target, {}).items()}
     before = _product(beginning, target, first, shape)
     return lambda matrix: matrix - before() + product()
+
+
+def _alpha(adapter: Adapter) -> float:
+    """The alpha that was given, or that the description which peft puts beside a LoRA tells."""
+    if adapter.alpha is not None:
+        return adapter.alpha
+    config = adapter.path.with_name(_CONFIG)
+    if not config.is_file():
+        raise UsageError(
+            f"{adapter.path} is a LoRA, which does not tell its alpha: give it with --lora-alpha "
+            "(it is the lora_alpha of the training). For PiSSA give --lora-init instead."
+        )
+    found = read_json(config)
+    for name in ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "fan_in_fan_out"):
+        if found.get(name):
+            raise UnsupportedModelError(f"{config} says {name}, which is not supported.")
+    alpha = found.get("lora_alpha")
+    if not isinstance(alpha, int | float) or not 0 < alpha < _MAX_ALPHA:
+        raise UnsupportedModelError(f"{config} names no lora_alpha; give it with --lora-alpha.")
+    return float(alpha)
 
 
 def _product(

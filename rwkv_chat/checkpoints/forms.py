@@ -30,8 +30,8 @@ def restore(file: Checkpoint, kind: str) -> tuple[str, Checkpoint]:
     if "_strategy" in file.metadata:
         raise UnsupportedModelError(
             f'{file.path} was converted by the rwkv package for "{file.metadata["_strategy"]}": '
-            "its embeddings are normalised and its weights rescaled, which cannot be undone. "
-            "Give the model that it was made from."
+            "its embeddings are normalised (and for fp16 its weights scaled), which cannot be "
+            "undone. Give the model that it was made from."
         )
     names = strip_prefixes(file.path, file.tensors)
     if is_fla(names):

@@ -20,7 +20,14 @@ from rwkv_chat.checkpoints.reading import Checkpoint
 from rwkv_chat.errors import ShapeError, UnsupportedModelError
 from rwkv_chat.models.spec import ModelSpec
 
-__all__ = ["is_fla", "is_transformers", "restore_fla", "restore_transformers", "with_config"]
+__all__ = [
+    "is_fla",
+    "is_transformers",
+    "official_name",
+    "restore_fla",
+    "restore_transformers",
+    "with_config",
+]
 
 _LAYER_NORM_EPS = 1e-5
 _HEAD = "head.weight"
@@ -90,17 +97,24 @@ def restore_fla(file: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
     """
     tensors = DerivedTensors(file)
     for short, stored in names.items():
-        layer = _LAYER.fullmatch(short)
-        if layer is None:
-            tensors.keep(_MODEL.get(short, short), stored)
-        else:
-            _restore(tensors, file, f"blocks.{int(layer[1])}.", layer[2], stored)
+        _restore(tensors, file, short, stored)
     return _tied(file, tensors, names)
 
 
-def _restore(tensors: DerivedTensors, file: Checkpoint, block: str, part: str, stored: str) -> None:
-    """Take over the tensor `part` of a layer, which the file calls `stored`."""
+def official_name(name: str) -> str:
+    """The official name of a tensor that fla stores as it is; any other name is left alone."""
+    layer = _LAYER.fullmatch(name)
+    if layer is None:
+        return _MODEL.get(name, name)
+    return f"blocks.{int(layer[1])}.{_PARTS.get(layer[2], layer[2])}"
+
+
+def _restore(tensors: DerivedTensors, file: Checkpoint, short: str, stored: str) -> None:
+    """Take over the tensor `short`, which the file calls `stored`."""
     shape = file.tensors[stored].shape
+    layer = _LAYER.fullmatch(short)
+    part = layer[2] if layer else ""
+    block = f"blocks.{int(layer[1])}." if layer else ""
     if part in _TURNED:
         tensors.turn(block + _TURNED[part], stored)
     elif part in _ROWS:
@@ -115,7 +129,7 @@ def _restore(tensors: DerivedTensors, file: Checkpoint, block: str, part: str, s
         three = (5, shape[1] // 5, shape[0])
         tensors.add(f"{block}att.time_maa_w2", stored, three, _second_half)
     else:
-        tensors.keep(block + _PARTS.get(part, part), stored)
+        tensors.keep(official_name(short), stored)
 
 
 def _row(array: Array, row: int) -> Array:

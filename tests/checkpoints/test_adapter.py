@@ -1,6 +1,8 @@
 """Adapters merged into a model, compared with the formulas of their training in torch."""
 
+import json
 import random
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from rwkv_chat.errors import (
     UsageError,
 )
 from tests.checkpoints.test_mutations import COUNT, mutate, structure
-from tests.checkpoints.writers import as_webrwkv
+from tests.checkpoints.writers import as_fla6, as_fla7, as_webrwkv, write_folder
 from tests.seeded import official, random_weights, small_spec, spec_of, turned
 
 SPEC = small_spec()
@@ -187,6 +189,32 @@ def test_models_of_other_forms_are_merged_too(tmp_path: Path) -> None:
         expect(path, {**weights, **wanted})
 
 
+def test_a_lora_of_peft_on_a_model_of_fla(tmp_path: Path) -> None:
+    theirs = ("r_proj", "o_proj")
+    ours = ("receptance", "output")
+    for generation, inner in (("7", ""), ("6", ".linear")):
+        spec = SPEC if generation == "7" else spec_of("6")
+        weights = random_weights(spec)
+        stored = as_fla7(weights, fused=True) if generation == "7" else as_fla6(weights)
+        folder = write_folder(tmp_path / f"hf{generation}", stored)
+        lora, wanted = {}, dict(weights)
+        for name, official_part in zip(theirs, ours, strict=True):
+            layer = f"base_model.model.model.layers.1.attn.{name}{inner if name[0] == 'r' else ''}"
+            a, b = torch.randn(4, 32), torch.randn(32, 4)
+            lora |= {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
+            wanted[f"blocks.1.att.{official_part}.weight"] += 16 / 4 * b @ a
+        file = tmp_path / "peft" / "adapter_model.safetensors"
+        file.parent.mkdir(exist_ok=True)
+        safetensors.torch.save_file(lora, file)
+        config = file.with_name("adapter_config.json")
+        config.write_text(json.dumps({"lora_alpha": 16, "r": 4, "use_dora": False}))
+        expect(convert_named(folder, "f32", None, Adapter(file)), wanted)
+        for change in ({"use_dora": True}, {"lora_alpha": "x"}, {"lora_alpha": 0}, {"r": 4}):
+            config.write_text(json.dumps(change))
+            with pytest.raises(UnsupportedModelError, match=r"use_dora|--lora-alpha"):
+                merge(read_source(folder), Adapter(file))
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path, model: Path, weights: Weights) -> None:
     source, lora = read_source(model), halves(weights)
     file = tmp_path / "a.pth"
@@ -239,6 +267,7 @@ def test_damage_is_refused_or_harmless(tmp_path: Path, model: Path, weights: Wei
     data = (tmp_path / "a.pth").read_bytes()
     places, dice = structure(tmp_path / "a.pth", data), random.Random(1)
     path = tmp_path / "bad.pth"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sentences = []
     for _ in range(COUNT):
         path.unlink(missing_ok=True)
@@ -252,3 +281,4 @@ def test_damage_is_refused_or_harmless(tmp_path: Path, model: Path, weights: Wei
             assert merged.checkpoint.array(name).shape == info.shape
     assert len(sentences) > COUNT // 3
     assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

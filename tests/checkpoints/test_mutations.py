@@ -155,6 +155,7 @@ def test_damage_to_a_folder_is_refused_or_harmless(tmp_path: Path, form: str) ->
     folder = write_folder(tmp_path / "hf", in_form(form), config, shards=2)
     files = {path: path.read_bytes() for path in sorted(folder.iterdir())}
     dice = random.Random(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sentences = []
     for _ in range(COUNT):
         path, data = dice.choice(list(files.items()))
@@ -172,6 +173,7 @@ def test_damage_to_a_folder_is_refused_or_harmless(tmp_path: Path, form: str) ->
     assert len(sentences) > COUNT // 3
     assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
     assert max(map(len, sentences)) < 700
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
 def assert_usable(array: Callable[[str], np.ndarray], names: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """Trained start states: which way they lie, and whom they belong to."""
 
 import random
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,7 @@ def test_damage_is_refused_or_harmless(tmp_path: Path) -> None:
     data = (tmp_path / "s.pth").read_bytes()
     places, dice = structure(tmp_path / "s.pth", data), random.Random(1)
     path = tmp_path / "bad.pth"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sentences = []
     for _ in range(COUNT):
         path.unlink(missing_ok=True)
@@ -103,3 +105,4 @@ def test_damage_is_refused_or_harmless(tmp_path: Path) -> None:
             sentences.append(str(error))
     assert len(sentences) > COUNT // 4
     assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
