@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkv_chat.errors import CheckpointError, NotAModelError, UnsupportedModelError
+from rwkv_chat.paths import models_dir
 
 __all__ = ["ModelFiles", "find_files", "is_model_folder", "read_json"]
 
@@ -64,7 +65,8 @@ def find_files(path: Path) -> ModelFiles:
     if main.name not in _ORDER:
         return ModelFiles(main, {main: None}, None, main.stem)
     config = main.parent / _CONFIG
-    name = main.absolute().parent.name or main.stem
+    folder = main.absolute().parent
+    name = main.stem if folder == models_dir() else folder.name or main.stem
     parts: Parts = _parts(main) if main.name in _INDEX else {main: None}
     return ModelFiles(main, parts, config if config.is_file() else None, name)
 

@@ -3,8 +3,11 @@ from pathlib import Path
 import pytest
 
 from rwkv_chat.checkpoints import catalog
+from rwkv_chat.checkpoints.open import inspect
 from rwkv_chat.errors import CheckpointError
 from rwkv_chat.paths import models_dir
+from tests.checkpoints.writers import as_fla7, write_folder
+from tests.seeded import random_weights, small_spec
 
 
 @pytest.fixture
@@ -73,3 +76,22 @@ def test_what_is_not_there_is_refused_with_what_is(embedded: Path, name: str) ->
 def test_a_home_of_nobody_is_no_path() -> None:
     with pytest.raises(CheckpointError, match="no model"):
         catalog.find("~nobody-of-this-name/model.pth")
+
+
+def test_folders_of_hugging_face_are_models(embedded: Path, tmp_path: Path) -> None:
+    weights = as_fla7(random_weights(small_spec()), fused=True)
+    write_folder(models_dir() / "goose.7", weights, {}, shards=2)
+    (models_dir() / "empty").mkdir()
+    (models_dir() / "broken").mkdir()
+    (models_dir() / "broken" / "model.safetensors.index.json").write_text("{")
+    write_folder(models_dir(), weights)  # a file of this name beside others keeps it
+    found = {entry.name: entry.description for entry in catalog.available()}
+    assert found.keys() == {"broken", "goose.7", "model"}
+    assert found["broken"] == "damaged"
+    assert found["goose.7"].endswith(" MB")
+    for name in ("goose.7", "model"):
+        assert inspect(catalog.find(name)).name == name
+    other = write_folder(tmp_path / "elsewhere", weights)
+    assert inspect(catalog.find(other)).name == "elsewhere"
+    with pytest.raises(CheckpointError, match="There is no model"):
+        catalog.find(models_dir() / "empty")
