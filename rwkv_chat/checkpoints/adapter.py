@@ -8,7 +8,7 @@ For a matrix W [out, in] an adapter has, under the name of W without its "weight
     bone or disha [in / r, r, r]      W + W X + X, for each block of r by r of W, X by its column
     disha [r, out]                    W[o, i] + X[i mod r, o]
 
-Every other tensor of an adapter takes the place of that of the model.
+Every other tensor of an adapter takes the place of that of the model, before anything is added.
 """
 
 import math
@@ -90,13 +90,14 @@ def merge(source: Source, adapter: Adapter) -> Source:
         name: Derived(info.dtype, info.shape, partial(base.array, name))
         for name, info in base.tensors.items()
     }
-    for target, stored in parts.items():
-        name = _target(source, file, f"{target}.weight", target)
-        change = _change(file, target, stored, base.tensors[name].shape, adapter, init)
-        tensors[name] = Derived("F32", tensors[name].shape, partial(_changed, base, name, change))
     for target, stored_name in others.items():
         name = _target(source, file, target, target)
         tensors[name] = _replaced(source, file, target, name, stored_name)
+    for target, stored in parts.items():
+        name = _target(source, file, f"{target}.weight", target)
+        before = tensors[name]
+        change = _change(file, target, stored, before.shape, adapter, init)
+        tensors[name] = Derived("F32", before.shape, partial(_changed, before, change))
     merged = DerivedFile(base.path, MappingProxyType(tensors))
     return replace(source, checkpoint=merged, dtype="F32")
 
@@ -136,9 +137,9 @@ def _target(source: Source, file: Checkpoint, name: str, shown: str) -> str:
     return source.names[official]
 
 
-def _changed(base: Checkpoint, name: str, change: Change) -> F32:
+def _changed(before: Derived, change: Change) -> F32:
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
-        return change(to_float32(base.array(name)))
+        return change(to_float32(before.make()))
 
 
 def _replaced(source: Source, file: Checkpoint, target: str, name: str, stored: str) -> Derived:

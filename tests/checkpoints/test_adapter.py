@@ -69,6 +69,7 @@ def changed(weights: Weights, change: Callable[[str, torch.Tensor], torch.Tensor
 def test_lora(tmp_path: Path, model: Path, weights: Weights, form: str) -> None:
     lora = halves(weights)
     replaced = {"blocks.1.att.x_k": torch.rand(1, 1, 32), "blocks.0.ln1.bias": torch.rand(32)}
+    replaced["blocks.0.att.key.weight"] = torch.rand(32, 32)  # one that is added to as well
     file = tmp_path / "lora.pth"
     stored = {**lora, **replaced}
     if form == "prefixed":
@@ -86,8 +87,10 @@ def test_lora(tmp_path: Path, model: Path, weights: Weights, form: str) -> None:
     else:
         torch.save(stored, file)
     path = convert_named(model, "f32", None, Adapter(file, alpha=8.0))
-    wanted = changed(weights, lambda n, w: w + 8 / 4 * lora[f"{n}.lora_B"] @ lora[f"{n}.lora_A"])
-    expect(path, {**wanted, **{n: t.reshape(32) for n, t in replaced.items()}})
+    wanted = changed(
+        {**weights, **replaced}, lambda n, w: w + 8 / 4 * lora[f"{n}.lora_B"] @ lora[f"{n}.lora_A"]
+    )
+    expect(path, {**wanted, "blocks.1.att.x_k": replaced["blocks.1.att.x_k"].reshape(32)})
 
 
 def test_pissa(tmp_path: Path, model: Path, weights: Weights) -> None:

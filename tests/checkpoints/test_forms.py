@@ -27,6 +27,7 @@ from tests.checkpoints.writers import (
     write_folder,
 )
 from tests.seeded import official, random_weights, shared_model, small_spec, spec_of, turned
+from tests.tiny import model_file
 
 SPEC = small_spec()
 SIX = spec_of("6")
@@ -103,6 +104,23 @@ def test_files_of_web_rwkv(tmp_path: Path, generation: str) -> None:
                 weights[ours] = weights[ours].reshape(-1, 1).repeat(1, spec.head_size)
     safetensors.torch.save_file(stored, tmp_path / "m.st")
     expect(open_model(tmp_path / "m.st", "f32"), weights)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_forward_module.", "_orig_mod.", "base_model."])
+@pytest.mark.parametrize("form", ["official", "fla"])
+def test_prefixes_of_wrappers_in_safetensors(tmp_path: Path, prefix: str, form: str) -> None:
+    weights = random_weights(SPEC)
+    stored = as_fla7(weights, fused=True) if form == "fla" else weights
+    stored = {f"{prefix}{name}": tensor for name, tensor in stored.items()}
+    safetensors.torch.save_file(stored, tmp_path / "m.safetensors")
+    expect(open_model(tmp_path / "m.safetensors", "f32"), weights)
+
+
+def test_a_saved_state_is_no_model(tmp_path: Path) -> None:
+    model = load_model(model_file())
+    model.forward([1, 2])[1].save(tmp_path / "a.state")
+    with pytest.raises(NotAModelError, match="saved state of a conversation"):
+        inspect(tmp_path / "a.state")
 
 
 def test_tied_embeddings_are_the_head(tmp_path: Path) -> None:
