@@ -52,9 +52,9 @@ class FileInfo:
     """What the headers of a model file tell.
 
     `format` is that of `open_checkpoint` or "rwkv-chat" (converted), with what else is to be said
-    of its form; `dtype` the type of its matrices (F32 where they are quantised), `weights_bytes` the
-    size in memory for each weights type, `converted` the file of each weights type that opens at
-    once, `ignored` tensors that have no use.
+    of its form; `dtype` the type of its matrices (F32 where they are quantised), `weights_bytes`
+    the size in memory for each weights type, `converted` the file of each weights type that opens
+    at once, `ignored` tensors that have no use.
     """
 
     path: Path
