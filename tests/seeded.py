@@ -87,6 +87,7 @@ def turned(weights: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     parts = (*"wavg", "time_maa_w", "time_decay_w")
     last = {
         "ffn.value.weight",
+        "ffnPre.value.weight",
         "ffn.s1",
         "ffn.s2",
         *(f"att.{part}{side}" for part in parts for side in "12"),
