@@ -15,8 +15,8 @@ class ModelSpec:
 
     `n_embd` is D, `n_att` A the width inside the time mix (left out, it is D), `n_head` H,
     `head_size` N with H * N = A, `n_ffn` F. RWKV-4 has no heads: its `head_size` is 0. The `rank_*`
-    are the inner sizes of low-rank matrices, 0 where a generation has none. `ctx_len` is C, how many
-    tokens RWKV-1 (and the copying of tokens) looks back on. `key_eps` is added to the sum of the
+    are the inner sizes of low-rank matrices, 0 where a generation has none. `ctx_len` is C, on how
+    many tokens RWKV-1 (and the copying of tokens) looks back. `key_eps` is added to the sum of the
     weights in RWKV-2 and 3 (left out, it is the usual one of the generation).
     """
 

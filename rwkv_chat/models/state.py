@@ -34,8 +34,8 @@ class StateField:
 
 @dataclass(frozen=True, slots=True)
 class StateLayout:
-    """The order of the parts: the `fields` of layer 0, of layer 1 and so on; then `shared`, those of
-    no layer.
+    """The order of the parts: the `fields` of layer 0, those of layer 1 and so on, then `shared`,
+    which belong to no layer.
     """
 
     tag: str

@@ -2,8 +2,8 @@
 
 The letters stand for sizes of a `ModelSpec`: V vocabulary, D width, A width inside the time mix,
 H heads, N size of a head, F hidden channels of the channel mix, C how many tokens a limited memory
-holds; `rw`, `ra`, `rv`, `rg` and `rm` are inner sizes of low-rank matrices, `rc` that of the queries
-and keys that copy tokens. A number before them multiplies, as in "5rm"; alone it is a size.
+holds; `rw`, `ra`, `rv`, `rg` and `rm` are inner sizes of low-rank matrices, `rc` that of the
+queries and keys that copy tokens. A number before them multiplies, as in "5rm"; alone it is a size.
 """
 
 import re
