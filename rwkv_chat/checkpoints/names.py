@@ -11,7 +11,11 @@ from rwkv_chat.models.generations import GENERATIONS
 __all__ = ["find_generation", "strip_prefixes"]
 
 _PREFIXES = ("module.", "_forward_module.", "model.", "_orig_mod.")
-_PARTS = {"time_ww": "attn.time_ww", "ffnPre": "ffnPre.", "head_qk": "head_q."}
+_PARTS = {
+    "time_ww": ("attn.time_ww",),
+    "ffnPre": ("ffnPre.",),
+    "head_qk": ("head_q.", "head_k."),
+}
 _TRIALS = {
     "attention beside the mix (tiny_att)": ("tiny_q.", "tiny_att."),
     "embeddings of positions (pos_emb)": ("pos_emb",),
@@ -82,7 +86,7 @@ def _architecture(tensors: Mapping[str, TensorShape]) -> str | None:
 def _base(tensors: Mapping[str, TensorShape], has: Callable[..., bool]) -> str | None:
     """The generation but for the parts that only some of its models have, or what it is instead."""
     decay = next((t for name, t in tensors.items() if name.endswith("att.time_decay")), None)
-    if has("attn.time_w"):
+    if has("attn.time_"):
         return "1"
     if has("att.r_k"):
         return _variant_of_7(has("ffn.s_emb"), has("qkv."), has("ffn.enn", "rosa"))
@@ -90,11 +94,11 @@ def _base(tensors: Mapping[str, TensorShape], has: Callable[..., bool]) -> str |
         return "6" if has("att.gate.weight") else "an RWKV-6 model of a trial (x060a, b or c)"
     if has("att.ln_x"):
         return _variant_of_5(decay, gate=has("att.gate", "att.time_mix_g"))
-    if has("att.time_mix_k"):
+    if has("time_mix_k"):
         if not has("ln0."):
             return "2.5"
         return "3" if decay is not None and len(decay.shape) == 2 else "4"
-    return "2" if has("att.time_mix") else None
+    return "2" if has("time_mix") else None
 
 
 def _variant_of_7(deep_embedding: bool, attention: bool, later: bool) -> str:
@@ -113,7 +117,7 @@ def _variant_of_5(decay: TensorShape | None, *, gate: bool) -> str:
 
 def _with_parts(base: str, has: Callable[..., bool]) -> str:
     """`base` with the parts that only some models have, as GENERATIONS names it or in words."""
-    parts = [part for part, name in _PARTS.items() if has(name)]
+    parts = [part for part, names in _PARTS.items() if has(*names)]
     trials = [trial for trial, names in _TRIALS.items() if has(*names)]
     found = "+".join((base, *parts))
     if found in GENERATIONS and not trials:

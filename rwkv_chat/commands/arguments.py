@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         each.add_argument(
             "model", type=_model, metavar="MODEL", help="a name from the list, or a path"
         )
+        _generation_argument(each, suppress=False)
     convert.add_argument("--weights", choices=WEIGHTS, default="bf16")
     for each in (listing, info, convert):
         each.add_argument("--json", action="store_true", help="JSON instead of text")
@@ -87,6 +88,17 @@ def _model_arguments(parser: argparse.ArgumentParser, *, suppress: bool) -> None
         help="a name from `models list`, or a path",
     )
     parser.add_argument("--weights", choices=WEIGHTS, default=default, help="type of the weights")
+    _generation_argument(parser, suppress=suppress)
+
+
+def _generation_argument(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
+    parser.add_argument(
+        "--generation",
+        metavar="G",
+        default=argparse.SUPPRESS if suppress else None,
+        help="open the file as this generation of RWKV, such as 3 where 4 was found "
+        "(`models convert` remembers it)",
+    )
 
 
 def _positive(text: str) -> int:

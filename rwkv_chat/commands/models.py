@@ -14,9 +14,9 @@ def run(options: argparse.Namespace) -> int:
     """Dispatch on the action."""
     as_json = getattr(options, "json", False)
     if options.action == "info":
-        return _info(options.model, as_json=as_json)
+        return _info(options.model, options.generation, as_json=as_json)
     if options.action == "convert":
-        return _convert(options.model, options.weights, as_json=as_json)
+        return _convert(options.model, options.weights, options.generation, as_json=as_json)
     return _list(as_json=as_json)
 
 
@@ -34,11 +34,13 @@ def _list(*, as_json: bool) -> int:
     return 0
 
 
-def _info(name: str, *, as_json: bool) -> int:
+def _info(name: str, generation: str | None, *, as_json: bool) -> int:
     from rwkv_chat.checkpoints import catalog
     from rwkv_chat.checkpoints.open import inspect
+    from rwkv_chat.settings import Settings
 
-    found = inspect(catalog.find(name))
+    path = catalog.find(name)
+    found = inspect(path, generation or Settings.load().generation_of(path))
     if as_json:
         print(json.dumps(asdict(found), default=str, indent=2))
         return 0
@@ -56,6 +58,8 @@ def _info(name: str, *, as_json: bool) -> int:
         "one state": _size(found.state_bytes),
     }
     rows |= {f"memory as {w}": _size(n) for w, n in found.weights_bytes.items()}
+    if spec.memory_limit:
+        rows["memory"] = spec.memory_limit
     if found.ignored:
         rows["not used"] = ", ".join(found.ignored)
     for key, value in rows.items():
@@ -63,17 +67,24 @@ def _info(name: str, *, as_json: bool) -> int:
     return 0
 
 
-def _convert(name: str, weights: str, *, as_json: bool) -> int:
+def _convert(name: str, weights: str, generation: str | None, *, as_json: bool) -> int:
+    """Convert a model; the generation that it is to be opened as is remembered."""
     from rwkv_chat.checkpoints import catalog
     from rwkv_chat.checkpoints.convert import convert
+    from rwkv_chat.checkpoints.open import inspect
+    from rwkv_chat.settings import Settings
 
+    source = catalog.find(name)
+    if generation is not None:
+        inspect(source, generation)
+        Settings.load().with_generation(source, generation).save()
     shown = sys.stderr.isatty()
 
     def progress(step: str, fraction: float) -> None:
         if shown:
             print(f"\r\x1b[K{clean(step)} {fraction:4.0%}", end="", file=sys.stderr, flush=True)
 
-    path = convert(catalog.find(name), weights, progress)
+    path = convert(source, weights, progress)
     if shown:
         print("\r\x1b[K", end="", file=sys.stderr)
     print(json.dumps({"path": str(path), "weights": weights}) if as_json else clean(str(path)))
