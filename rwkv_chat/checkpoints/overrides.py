@@ -49,11 +49,10 @@ class Overrides:
 
 
 def _as_generation(spec: ModelSpec, wanted: str) -> ModelSpec:
-    parts = spec.generation.split("+")[1:]
-    name = wanted if wanted in GENERATIONS else "+".join((wanted, *parts))
     others = _others(spec)
-    if name in others:
-        return others[name]
+    for name in ("+".join((wanted, *spec.generation.split("+")[1:])), wanted):
+        if name in others:
+            return others[name]
     known = ", ".join(others)
     raise UsageError(
         f"Its tensors are those of RWKV-{spec.generation}, so it cannot be opened as generation "
