@@ -144,7 +144,7 @@ def test_a_whole_number_does_for_a_number() -> None:
         ('think = "hard"', "no thinking mode 'hard'. Known are: off, fast, on"),
         ("sampling = 3", "sampling must be a table. Write a line [sampling]"),
         ("generations = 3", "generations must be a table. Write a line [generations]"),
-        ("[generations]\n'/m.pth' = 3", "/m.pth must be a text in \"quotes\", not 3"),
+        ("[generations]\n'/m.pth' = 3", '/m.pth must be a text in "quotes", not 3'),
         ("[sampling]\ntemperature = 20.0", "temperature must lie between 0.0 and 10.0"),
         ("[sampling]\ntemperature = inf", "temperature must be a number"),
         ("[sampling]\ntop_k = 1.5", "sampling.top_k must be a whole number"),

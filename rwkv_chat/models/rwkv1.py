@@ -34,7 +34,8 @@ class Rwkv1(Reference):
                 _, shared = self._unpack(state)
                 room = self.spec.ctx_len - _count(shared)
                 if not room:
-                    state, room = self._slid(shared), self.spec.ctx_len - self.spec.ctx_len // 2
+                    state = self._slid(shared)
+                    continue
                 logits, state = self._read(rest[:room], state)
                 rows.append(logits)
                 rest = rest[room:]

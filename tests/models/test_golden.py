@@ -1,5 +1,7 @@
 """RWKV-1 to 4 against what the official code computes from seeded weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -39,3 +41,11 @@ def test_equals_the_official_code(name: str, form: str) -> None:
     scale = np.abs(expected).max()
     assert scale > 0.5
     assert np.abs(found - expected).max() <= 1e-4 * scale
+
+
+@pytest.mark.parametrize("name", ["2", "2, 1e-09", "2, 1e-08", "2.5", "2.5, 1e-16", "3, 0.001"])
+def test_another_epsilon_is_not_what_the_official_code_computes(name: str) -> None:
+    expected, spec = np.load(FILE)[name], CASES[name]
+    for eps in {1e-16, 1e-9, 1e-8} - {spec.key_eps}:
+        found = stepped(backend(name, replace(spec, key_eps=eps)), ids(spec))
+        assert np.abs(found - expected).max() > 1e-4 * np.abs(expected).max()
