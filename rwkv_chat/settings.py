@@ -8,7 +8,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from rwkv_chat import paths
@@ -23,6 +23,7 @@ __all__ = ["Settings"]
 
 _FILE = "settings.toml"
 _MAX_BYTES = 1 << 20
+_TABLES = ("sampling", "generations")
 _RANGES: dict[str, tuple[float, float]] = {
     "threads": (0, 1024),
     "max_tokens": (1, 1_000_000),
@@ -38,6 +39,8 @@ class Settings:
     one for each physical core. `template` "" means the one that fits the model. `think` names a
     thinking mode. `system` opens every new conversation. `max_tokens` bounds one answer. `theme` ""
     means the default one. `store_budget_gb` bounds the snapshots on disk, in units of 10^9 bytes.
+    `generations` names the generation of RWKV for model files, by their absolute path, that are to
+    be opened as another one than is found.
 
     Raises:
         UsageError: a value that cannot be used, named by its key.
@@ -53,6 +56,7 @@ class Settings:
     theme: str = ""
     store_budget_gb: float = 2.0
     sampling: Sampling = field(default_factory=Sampling)
+    generations: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
@@ -70,6 +74,14 @@ class Settings:
     def store_budget(self) -> int:
         """The bound of the snapshots on disk, in bytes."""
         return round(self.store_budget_gb * 1e9)
+
+    def generation_of(self, path: Path) -> str | None:
+        """The generation that a model file is to be opened as, where it was chosen."""
+        return self.generations.get(str(path.absolute()))
+
+    def with_generation(self, path: Path, generation: str) -> "Settings":
+        """The same, but that a model file is to be opened as `generation`."""
+        return replace(self, generations={**self.generations, str(path.absolute()): generation})
 
     @classmethod
     def path(cls) -> Path:
@@ -89,9 +101,14 @@ class Settings:
         if table is None:
             return cls()
         sampling = _checked(path, table.pop("sampling", {}), Sampling(), "sampling.")
+        generations = _texts(path, table.pop("generations", {}), "generations")
         values = _checked(path, table, cls(), "")
         try:
-            return cls(**values, sampling=Sampling(**sampling))  # type: ignore[arg-type]
+            return cls(
+                **values,  # type: ignore[arg-type]
+                sampling=Sampling(**sampling),  # type: ignore[arg-type]
+                generations=generations,
+            )
         except UsageError as error:
             raise SettingsError(f"{path}: {error} Correct the value or delete its line.") from error
 
@@ -108,6 +125,9 @@ class Settings:
         changed = _lines(self.sampling, Sampling())
         if changed:
             lines += ["", "[sampling]", *changed]
+        if self.generations:
+            lines += ["", "[generations]"]
+            lines += [f"{_literal(k)} = {_literal(v)}" for k, v in self.generations.items()]
         try:
             # A link, as people use for files under version control, stays a link.
             with replacing(path.resolve()) as file:
@@ -145,13 +165,10 @@ def _read(path: Path) -> dict[str, object] | None:
 
 def _checked(path: Path, table: object, defaults: object, prefix: str) -> dict[str, object]:
     """The values of a table, their keys and types compared with the fields of `defaults`."""
-    if not isinstance(table, Mapping):
-        key = prefix.rstrip(".")
-        raise SettingsError(
-            f"{path}: {key} must be a table. Write a line [{key}] above its values."
-        )
+    table = _table(path, table, prefix.rstrip("."))
     types = {f.name: type(getattr(defaults, f.name)) for f in fields(defaults)}  # type: ignore[arg-type]
-    types.pop("sampling", None)
+    for name in _TABLES:
+        types.pop(name, None)
     values: dict[str, object] = {}
     for key, value in table.items():
         if key not in types:
@@ -169,6 +186,27 @@ def _checked(path: Path, table: object, defaults: object, prefix: str) -> dict[s
     return values
 
 
+def _table(path: Path, table: object, key: str) -> Mapping[str, object]:
+    if not isinstance(table, Mapping):
+        raise SettingsError(
+            f"{path}: {key} must be a table. Write a line [{key}] above its values."
+        )
+    return table
+
+
+def _texts(path: Path, table: object, key: str) -> dict[str, str]:
+    """The values of a table of texts."""
+    values: dict[str, str] = {}
+    for name, value in _table(path, table, key).items():
+        if not isinstance(value, str):
+            raise SettingsError(
+                f'{path}: in {key}, {name:.60} must be a text in "quotes", not {value!r:.60}. '
+                "Correct the value or delete its line."
+            )
+        values[name] = value
+    return values
+
+
 def _unknown(prefix: str, key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     if close:
@@ -179,7 +217,7 @@ def _unknown(prefix: str, key: str, known: list[str]) -> str:
 def _lines(values: object, defaults: object) -> list[str]:
     """One line of TOML for each field that differs from its default, tables left out."""
     names = [f.name for f in fields(values)]  # type: ignore[arg-type]
-    changed = [n for n in names if getattr(values, n) != getattr(defaults, n) and n != "sampling"]
+    changed = [n for n in names if getattr(values, n) != getattr(defaults, n) and n not in _TABLES]
     return [f"{name} = {_literal(getattr(values, name))}" for name in changed]
 
 

@@ -9,6 +9,7 @@ import torch
 
 from rwkv_chat.checkpoints.layout import official_shapes
 from rwkv_chat.models.base import Reference
+from rwkv_chat.models.generations import GENERATIONS
 from rwkv_chat.models.rwkv4 import Rwkv4
 from rwkv_chat.models.rwkv5 import Rwkv5
 from rwkv_chat.models.rwkv6 import Rwkv6
@@ -47,11 +48,14 @@ def small_spec(
 def spec_of(generation: str, **sizes: int) -> ModelSpec:
     """A small shape with the sizes that its generation has."""
     usual = {"n_layer": 2, "n_embd": 32, "vocab_size": 50, "head_size": 16, "n_ffn": 96}
+    letters = GENERATIONS[generation].letters
     usual |= {"rank_w": 6, "rank_mix": 5} if generation == "6" else {}
+    usual |= {"ctx_len": 14} if "C" in letters else {}
+    usual |= {"rank_copy": 12} if "rc" in letters else {}
     if generation[0] == "7":
         usual |= {"rank_w": 8, "rank_a": 6, "rank_v": 4, "rank_g": 12}
     usual |= sizes
-    if generation == "4":
+    if "N" not in letters:
         usual["head_size"] = 0
     return ModelSpec(generation, **usual)
 
@@ -59,21 +63,26 @@ def spec_of(generation: str, **sizes: int) -> ModelSpec:
 def random_weights(spec: ModelSpec, seed: int = 1) -> dict[str, torch.Tensor]:
     """Official float32 tensors that make every part of the model matter."""
     numbers = torch.Generator().manual_seed(seed)
+    columns = spec.parts.family in {"2", "2.5", "3"}  # which have decays as [A, 1]
 
     def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         value = torch.randn(shape, generator=numbers)
-        if ".ln" in name or name.startswith("ln_out"):
+        if ".ln" in name or name.startswith("ln_"):
             return 0.2 * value + (1.0 if name.endswith("weight") else 0.0)
         last = name.rsplit(".", 1)[-1]
+        if last in {"time_decay", "time_first"} and columns:
+            return (value - 1.0).unsqueeze(1)
         if last == "time_decay":
             return value - 1.0
+        if last in {"time_w", "time_ww", "time_alpha", "time_beta", "time_gamma", "time_out"}:
+            return 0.8 + 0.2 * value
         if last == "time_faaaa":
             return value * 0.5
         if last == "time_maa_w2":
             return value * 0.3
         if len(shape) == 2 and not name.endswith("r_k"):
             return value / math.sqrt(shape[0] if shape[0] < shape[1] else shape[1])
-        if ".x_" in name or last.startswith(("time_mix_", "time_maa_")):
+        if ".x_" in name or last.startswith(("time_mix", "time_maa_")):
             return torch.rand(shape, generator=numbers)
         return value * 0.5
 
@@ -87,7 +96,7 @@ def official(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
     def official_shape(name: str, shape: torch.Size) -> tuple[int, ...]:
         last = name.rsplit(".", 1)[-1]
-        mixes = last.startswith(("x_", "time_mix_", "time_maa_")) and len(shape) == 1
+        mixes = last.startswith(("x_", "time_mix", "time_maa_")) and len(shape) == 1
         if mixes or last in {"w0", "a0", "v0", "k_k", "k_a"} or (finch and last == "time_decay"):
             return (1, 1, *shape)
         if last == "time_decay" and "blocks.0.att.gate.weight" in weights and len(shape) == 1:
@@ -102,11 +111,15 @@ def turned(weights: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     parts = (*"wavg", "time_maa_w", "time_decay_w")
     last = {
         "ffn.value.weight",
+        "ffnPre.value.weight",
         "ffn.s1",
         "ffn.s2",
         *(f"att.{part}{side}" for part in parts for side in "12"),
     }
     arrays = {name: tensor.float().numpy() for name, tensor in weights.items()}
+    for name, array in arrays.items():
+        if name.endswith(("att.time_decay", "att.time_first")) and array.shape[1:] == (1,):
+            arrays[name] = array[:, 0]
     return {
         n: a.swapaxes(-1, -2).copy() if n.split(".", 2)[-1] in last else a
         for n, a in arrays.items()

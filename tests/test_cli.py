@@ -514,6 +514,38 @@ def test_quantised_files_answer_like_all_others(kind: str, tmp_path: Path) -> No
     assert 0 < json.loads(result.stdout)["tokens"] <= 5
 
 
+def test_info_says_how_far_a_model_remembers() -> None:
+    text = run("models", "info", str(model_file("1"))).stdout
+    assert "generation       RWKV-1\n" in text
+    assert "memory           remembers at most 14 tokens; whenever" in text
+    assert "remembers" not in run("models", "info", str(model_file())).stdout
+
+
+def test_a_generation_may_be_named_and_is_remembered_by_convert() -> None:
+    path = str(model_file("4"))
+
+    def generation(*more: str) -> str:
+        found = json.loads(run("models", "info", path, "--json", *more).stdout)
+        return str(found["spec"]["generation"])
+
+    assert (generation(), generation("--generation", "3")) == ("4", "3")
+    answers = [
+        run("ask", "Hi", "--model", path, "--max-tokens", "9", "--seed", "1", "--json", *more)
+        for more in ((), ("--generation", "3"))
+    ]
+    assert [answer.returncode for answer in answers] == [0, 0], answers
+    assert generation() == "4"
+    assert run("models", "convert", path, "--generation", "3").returncode == 0
+    assert generation() == "3"
+    bench = run("bench", "--model", path)
+    assert (bench.returncode, "no kernels for RWKV-3" in bench.stderr) == (2, True)
+    for command in (["ask", "Hi", "--model"], ["bench", "--model"], ["models", "convert"]):
+        wrong = run(*command, path, "--generation", "7")
+        assert wrong.returncode in {1, 2}
+        assert 'cannot be opened as generation "7". It can be opened as 3, 4.' in wrong.stderr
+    assert generation() == "3"
+
+
 def test_converting_prints_the_path() -> None:
     result = run("models", "convert", str(model_file()), "--weights", "f32")
     assert result.returncode == 0, result.stderr

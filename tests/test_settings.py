@@ -38,6 +38,7 @@ SETTINGS = st.builds(
     theme=TEXT,
     store_budget_gb=st.floats(0.05, 1e6),
     sampling=SAMPLINGS,
+    generations=st.dictionaries(TEXT, TEXT, max_size=3),
 )
 
 
@@ -75,6 +76,16 @@ def test_only_what_differs_is_written() -> None:
         "[sampling]",
         "seed = 7",
     ]
+
+
+def test_the_generation_of_a_file_is_remembered(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.pth", tmp_path / 'b "c".pth'
+    Settings(threads=2).with_generation(first, "3").with_generation(second, "4").save()
+    found = Settings.load()
+    assert found.threads == 2
+    assert (found.generation_of(first), found.generation_of(second)) == ("3", "4")
+    assert found.generation_of(tmp_path / "d.pth") is None
+    assert found.with_generation(first, "4").generation_of(first) == "4"
 
 
 def test_the_file_is_private_and_replaced_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +143,8 @@ def test_a_whole_number_does_for_a_number() -> None:
         ('template = "alpaca"', "no template 'alpaca'. Known are: chat, g1, raw"),
         ('think = "hard"', "no thinking mode 'hard'. Known are: off, fast, on"),
         ("sampling = 3", "sampling must be a table. Write a line [sampling]"),
+        ("generations = 3", "generations must be a table. Write a line [generations]"),
+        ("[generations]\n'/m.pth' = 3", '/m.pth must be a text in "quotes", not 3'),
         ("[sampling]\ntemperature = 20.0", "temperature must lie between 0.0 and 10.0"),
         ("[sampling]\ntemperature = inf", "temperature must be a number"),
         ("[sampling]\ntop_k = 1.5", "sampling.top_k must be a whole number"),

@@ -30,8 +30,10 @@ def model_file(generation: str = "7") -> Path:
     # The last layer norm leans into a direction that only the head of id 0 sees, to avoid it.
     head -= head.mean(dim=1, keepdim=True)
     head[0] = -1.0
-    weights["ln_out.bias"] += 2.0
+    weights["ln_f.bias" if generation.startswith("1") else "ln_out.bias"] += 2.0
     weights["head.weight"] = head
+    if "head_q.weight" in weights:  # which alone would decide what is written
+        weights["head_q.weight"] *= 0.02
     path = Path(mkdtemp(prefix="rwkv-chat-test-")) / f"tiny{'' if usual else generation}.pth"
     torch.save(official(weights), path)
     return path

@@ -21,6 +21,11 @@ from rwkv_chat.models.tensors import SIZES, split_size
 
 __all__ = ["Detected", "detect"]
 
+_COPY_MASK = "copy_mask"
+_USUAL_CTX_LEN = 1024
+_PILE_VOCAB_SIZES = frozenset({50277, 50304})
+_PILE_KEY_EPS = 1e-8
+
 
 @dataclass(frozen=True, slots=True)
 class Detected:
@@ -54,7 +59,7 @@ def detect(checkpoint: Checkpoint) -> Detected:
         expected |= {n: shape[::-1] for n, shape in expected.items() if is_low_rank(n)}
     present = {name: _present(tensors, name) for name in expected}
     check_shapes(path, {n: tensors[at] for n, at in present.items() if at in tensors}, expected)
-    used = set(present.values())
+    used = {*present.values(), _COPY_MASK}
     ignored = tuple(name for name in tensors if name not in used)
     return Detected(spec, {name: names[at] for name, at in present.items()}, swapped, ignored)
 
@@ -91,8 +96,22 @@ def _spec(
     n_head = sizes.pop("H", 0)
     if n_head:
         sizes.setdefault("N", sizes.get("A", 0) // n_head)
+    if "C" in parts.letters and "C" not in sizes:
+        sizes["C"] = (
+            _shape(path, tensors, _COPY_MASK, 2)[0] if _COPY_MASK in tensors else _USUAL_CTX_LEN
+        )
     fields = {SIZES[letter]: number for letter, number in sizes.items()}
-    return ModelSpec(generation=generation, n_layer=n_layer, **{"head_size": 0, **fields})
+    return ModelSpec(
+        generation=generation,
+        n_layer=n_layer,
+        key_eps=_key_eps(parts.family, sizes),
+        **{"head_size": 0, **fields},
+    )
+
+
+def _key_eps(family: str, sizes: Mapping[str, int]) -> float:
+    """That of the last RWKV-2 models of the Pile; 0, the usual one, for all others."""
+    return _PILE_KEY_EPS if family == "2" and sizes.get("V") in _PILE_VOCAB_SIZES else 0.0
 
 
 def _shape(

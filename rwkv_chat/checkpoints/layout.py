@@ -39,6 +39,8 @@ _MAXIMA = {
     "rank_g": 16_384,
     "n_att": 16_384,
     "rank_mix": 16_384,
+    "rank_copy": 16_384,
+    "ctx_len": 16_384,
 }
 
 
@@ -49,20 +51,18 @@ def official_shapes(spec: ModelSpec) -> Shapes:
 
 @cache
 def _rules() -> dict[str, TensorRule]:
-    """How each tensor inside a layer is kept, the same in all generations that have it."""
-    return {rule.name: rule for parts in GENERATIONS.values() for rule in parts.layer}
+    """How each tensor is kept, the same in all generations that have it, by its name in a layer."""
+    return {rule.name: rule for parts in GENERATIONS.values() for rule in parts.rules}
 
 
 def _rule(name: str) -> TensorRule | None:
-    return _rules().get(name.split(".", 2)[2]) if name.startswith("blocks.") else None
+    return _rules().get(name.split(".", 2)[2] if name.startswith("blocks.") else name)
 
 
 def is_vector(name: str) -> bool:
     """Whether a tensor stays float32 in every weights type (r_k too, though it is [H, N])."""
     rule = _rule(name)
-    return (
-        ".ln" in name or name.startswith("ln_out") or (rule is not None and rule.kind == "vector")
-    )
+    return rule is not None and rule.kind == "vector"
 
 
 def is_transposed(name: str) -> bool:
@@ -172,6 +172,8 @@ def _described(parts: Generation) -> list[str]:
     names = {"generation", *_size_names(parts)}
     if parts.has_group_norm:
         names.add("group_norm_eps")
+    if parts.key_eps:
+        names.add("key_eps")
     return [field.name for field in fields(ModelSpec) if field.name in names]
 
 
@@ -198,7 +200,7 @@ def _parsed(values: object) -> ModelSpec:
     sizes = _size_names(parts)
     if values.keys() != set(_described(parts)) or any(type(values[n]) is not int for n in sizes):
         raise ValueError("other fields")
-    if not _is_epsilon(values.get("group_norm_eps", 0.5)):
+    if not all(_is_epsilon(values.get(name, 0.5)) for name in ("group_norm_eps", "key_eps")):
         raise ValueError("no epsilon")
     return ModelSpec(**{"head_size": 0, **values})
 

@@ -1,6 +1,6 @@
 """Tensor names: the wrappers' prefixes, and what they tell of the architecture."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from pathlib import Path
 
@@ -11,6 +11,16 @@ from rwkv_chat.models.generations import GENERATIONS
 __all__ = ["find_generation", "strip_prefixes"]
 
 _PREFIXES = ("module.", "_forward_module.", "base_model.", "model.", "_orig_mod.")
+_PARTS = {
+    "time_ww": ("attn.time_ww",),
+    "ffnPre": ("ffnPre.",),
+    "head_qk": ("head_q.", "head_k."),
+}
+_TRIALS = {
+    "attention beside the mix (tiny_att)": ("tiny_q.", "tiny_att."),
+    "embeddings of positions (pos_emb)": ("pos_emb",),
+    "another channel mix (MishGLU)": ("ffn.aa.",),
+}
 
 
 def strip_prefixes(path: Path, names: Iterable[str]) -> dict[str, str]:
@@ -41,7 +51,7 @@ def find_generation(path: Path, tensors: Mapping[str, TensorShape]) -> str:
         NotAModelError: they belong to no known model.
     """
     found = _architecture(tensors)
-    known = "Give an RWKV model of generation 4, 5, 6 or 7."
+    known = "Give an RWKV model of one of the generations 1 to 7."
     if found is None:
         raise NotAModelError(f"{path} holds no RWKV model: its tensors have unknown names. {known}")
     if found in GENERATIONS:
@@ -58,47 +68,58 @@ def _architecture(tensors: Mapping[str, TensorShape]) -> str | None:
     if has("lora_A", "lora_B"):
         return "an adapter (LoRA) and not a whole model"
     if has("self_attn.", "c_attn.", "attention.query", "encoder.layer"):
-        return "a transformer"
+        mixed = has("att.time_", "att.r_k", "attn.r_proj")
+        return "a hybrid of RWKV and a transformer" if mixed else "a transformer"
     if has("mixer.A_log"):
         return "a Mamba model"
     if has("attn.r_proj", "attention.receptance"):
         return "an RWKV model in the layout of the transformers library"
-    if has("attn.time_w"):
-        return "an RWKV-1 model"
-    if has("att.r_k"):
-        return _variant_of_7(has("ffn.s_emb"), has("qkv."), has("ffn.enn", "rosa"))
-    if has("att.time_state"):
+    if has("attn.query"):
+        return "a transformer of the time of RWKV-1 (MHA)"
+    if has("att.time_state") and not has("att.r_k"):
         whole = has("att.key.weight")
         return f"a start state (time_state) and {'also' if whole else 'not'} a whole model"
+    base = _base(tensors, has)
+    return base if base is None or base.startswith("a") else _with_parts(base, has)
+
+
+def _base(tensors: Mapping[str, TensorShape], has: Callable[..., bool]) -> str | None:
+    """The generation but for the parts that only some of its models have, or what it is instead."""
+    decay = next((t for name, t in tensors.items() if name.endswith("att.time_decay")), None)
+    if has("attn.time_"):
+        return "1"
+    if has("att.r_k"):
+        return _variant_of_7(has("ffn.s_emb"), has("qkv."), has("ffn.enn", "rosa"))
     if has("att.time_maa_x", "att.time_maa_k"):
         return "6" if has("att.gate.weight") else "an RWKV-6 model of a trial (x060a, b or c)"
     if has("att.ln_x"):
-        return _variant_of_5(tensors, gate=has("att.gate", "att.time_mix_g"))
-    if has("att.time_mix"):
-        trial = has("head_q.", "head_k.", "ffnPre.", "tiny_q", "pos_emb", "ffn.aa.")
-        return _old(tensors, normed=has("ln0."), keyed=has("att.time_mix_k"), trial=trial)
-    return None
+        return _variant_of_5(decay, gate=has("att.gate", "att.time_mix_g"))
+    if has("time_mix_k"):
+        if not has("ln0."):
+            return "2.5"
+        return "3" if decay is not None and len(decay.shape) == 2 else "4"
+    return "2" if has("time_mix") else None
 
 
 def _variant_of_7(deep_embedding: bool, attention: bool, later: bool) -> str:
     if later:
-        return "an RWKV-8 model"
+        return "a preview of RWKV-8"
     if attention:
-        return "an RWKV-7b model"
+        return "an RWKV-7b model, whose attention (qkv) keeps more with every token"
     return "7a" if deep_embedding else "7"
 
 
-def _variant_of_5(tensors: Mapping[str, TensorShape], *, gate: bool) -> str:
+def _variant_of_5(decay: TensorShape | None, *, gate: bool) -> str:
     if not gate:
         return "5.0"
-    decay = tensors.get("blocks.0.att.time_decay")
     return "5.1" if decay is not None and prod(decay.shape[1:]) == 1 else "5.2"
 
 
-def _old(tensors: Mapping[str, TensorShape], *, normed: bool, keyed: bool, trial: bool) -> str:
-    if not normed:
-        return "an RWKV-2.5 model" if keyed else "an RWKV-2 model"
-    decay = tensors.get("blocks.0.att.time_decay")
-    if decay is not None and len(decay.shape) == 2:
-        return "an RWKV-3 model"
-    return "an RWKV-4 model with parts of a trial (head_qk, ffnPre or others)" if trial else "4"
+def _with_parts(base: str, has: Callable[..., bool]) -> str:
+    """`base` with the parts that only some models have, as GENERATIONS names it or in words."""
+    parts = [part for part, names in _PARTS.items() if has(*names)]
+    trials = [trial for trial, names in _TRIALS.items() if has(*names)]
+    found = "+".join((base, *parts))
+    if found in GENERATIONS and not trials:
+        return found
+    return f"an RWKV-{base} model of a trial, with {' and '.join((*parts, *trials))}"

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rwkv_chat.checkpoints import safetensors
 from rwkv_chat.checkpoints.convert import Progress, cached_path, convert
 from rwkv_chat.checkpoints.folder import find_files
 from rwkv_chat.checkpoints.layout import converted_shapes, render_spec
+from rwkv_chat.checkpoints.overrides import Overrides
 from rwkv_chat.checkpoints.source import Source, read_source
 from rwkv_chat.errors import CheckpointError, TruncatedError, UsageError
 from rwkv_chat.models.spec import ModelSpec
@@ -76,6 +77,8 @@ def open_model(
     weights: str | None = None,
     progress: Progress | None = None,
     group_norm_eps: float | None = None,
+    key_eps: float | None = None,
+    generation: str | None = None,
 ) -> ConvertedModel:
     """Open a model file of any supported format.
 
@@ -89,40 +92,45 @@ def open_model(
         progress: told how far a conversion is; it cancels by raising.
         group_norm_eps: replaces that of the file, for models that were trained with another one
             (such as 1e-5) than the official 64e-5: no file says so. The fingerprint then differs.
+        key_eps: likewise the epsilon of RWKV-2 and 3: 1e-16, 1e-9 and 1e-8 have been used.
+        generation: opens the model as this one where its tensors fit more than the one that was
+            found: RWKV-3 and 4 have the same ones, and only their shape tells them apart.
 
     Raises:
         CheckpointError: the file cannot be used. UsageError: there is no such weights type, or the
-            model cannot have such an epsilon.
+            model cannot have such an epsilon or be of that generation.
     """
+    overrides = Overrides(group_norm_eps, key_eps, generation)
     if weights is not None and weights not in WEIGHTS:
         raise UsageError(f'There is no weights type "{weights}"; use "f32" or "bf16".')
     if weights is not None:
-        cached = _open_cached(path, weights, group_norm_eps)
+        cached = _open_cached(path, weights, overrides)
         if cached is not None:
             return cached
     source = read_source(path)
     if source.is_converted and weights in (None, source.weights):
-        return _map(source, path, group_norm_eps)
+        return _map(source, path, overrides)
+    overrides.apply(source.spec)  # refuse before converting
     if weights is None:
         weights = "bf16" if source.dtype == "BF16" else "f32"
-        cached = _open_cached(path, weights, group_norm_eps)
+        cached = _open_cached(path, weights, overrides)
         if cached is not None:
             return cached
-    return _map(read_source(convert(path, weights, progress)), path, group_norm_eps)
+    return _map(read_source(convert(path, weights, progress)), path, overrides)
 
 
-def _open_cached(path: Path, weights: str, epsilon: float | None) -> ConvertedModel | None:
+def _open_cached(path: Path, weights: str, overrides: Overrides) -> ConvertedModel | None:
     cached = cached_path(path, weights)
     if not cached.exists():
         return None
     try:
-        return _map(read_source(cached), path, epsilon)
+        return _map(read_source(cached), path, overrides)
     except CheckpointError:  # damaged: the original is there to convert again
         return None
 
 
-def _map(source: Source, asked: Path, epsilon: float | None) -> ConvertedModel:
-    spec = source.spec if epsilon is None else _with_epsilon(source.spec, epsilon)
+def _map(source: Source, asked: Path, overrides: Overrides) -> ConvertedModel:
+    spec = overrides.apply(source.spec)
     file = source.checkpoint
     if not isinstance(file, safetensors.TensorFile):
         raise TypeError("only a safetensors file can be converted")
@@ -140,16 +148,6 @@ def _map(source: Source, asked: Path, epsilon: float | None) -> ConvertedModel:
         source=find_files(asked).main,
         vocabulary=source.vocabulary,
     )
-
-
-def _with_epsilon(spec: ModelSpec, epsilon: float) -> ModelSpec:
-    if not spec.parts.has_group_norm:
-        raise UsageError(
-            f"RWKV-{spec.generation} has no group norm, so it cannot be given an epsilon for it."
-        )
-    if not 0 < epsilon < 1:
-        raise UsageError(f"The epsilon of the group norm must lie between 0 and 1, not {epsilon}.")
-    return replace(spec, group_norm_eps=float(epsilon))
 
 
 def _fingerprint(payload_sha256: str, spec: ModelSpec) -> str:
@@ -178,17 +176,22 @@ def _verify_payload(file: safetensors.TensorFile) -> None:
         )
 
 
-def inspect(path: Path) -> FileInfo:
+def inspect(path: Path, generation: str | None = None) -> FileInfo:
     """What a model file holds, from its headers alone.
 
+    Args:
+        path: the file.
+        generation: as for `open_model`.
+
     Raises:
-        CheckpointError: the file cannot be used.
+        CheckpointError: the file cannot be used. UsageError: it cannot be of that generation.
     """
     source = read_source(path)
+    spec = Overrides(generation=generation).apply(source.spec)
     sizes = {
         weights: sum(
             int(np.prod(shape, dtype=np.int64)) * safetensors.DTYPES[dtype].itemsize
-            for dtype, shape in converted_shapes(source.spec, weights).values()
+            for dtype, shape in converted_shapes(spec, weights).values()
         )
         for weights in WEIGHTS
     }
@@ -196,11 +199,11 @@ def inspect(path: Path) -> FileInfo:
         path=path,
         name=source.name,
         format=source.format,
-        spec=source.spec,
+        spec=spec,
         dtype=source.dtype,
         file_bytes=sum(part.stat().st_size for part in find_files(path).parts),
         weights_bytes=sizes,
-        state_bytes=4 * StateLayout.of(source.spec).size,
+        state_bytes=4 * StateLayout.of(spec).size,
         tokenizer=source.tokenizer,
         template=source.template,
         converted=_conversions(path, source),

@@ -1,7 +1,8 @@
 """Just enough pickle for the index of a torch file: a machine over inert values that runs nothing.
 
 Python's own unpickler is not used, so no class is ever looked up: a name on the short list below
-becomes a member of `Name`, every other one is refused.
+becomes a member of `Name`. Whole models of RWKV-1 were saved with the names of their classes: any
+other name stands for an unknown class, of which nothing can be done but to note an object of it.
 """
 
 import io
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from rwkv_chat.checkpoints.modules import SavedObject, named_tensors
 
 __all__ = ["PickleError", "StorageRef", "TensorRef", "read_index"]
 
@@ -27,6 +30,8 @@ class Name(Enum):
     """The names that an index of tensors may hold, as `module name`."""
 
     MAP = "collections OrderedDict"
+    SET = "builtins set"
+    OLD_SET = "__builtin__ set"
     TENSOR = "torch._utils _rebuild_tensor_v2"
     PARAMETER = "torch._utils _rebuild_parameter"
     F32 = "torch FloatStorage"
@@ -58,6 +63,13 @@ class _Mark:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """A class that is not looked up, as `module name`."""
+
+    name: str
+
+
 _MARK = _Mark()
 _PUSHED = frozenset(
     {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT"}
@@ -66,7 +78,7 @@ _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, 
 
 
 def read_index(data: bytes) -> dict[str, object]:
-    """The map of names that a pickle holds; its tensors as TensorRef.
+    """The map of names that a pickle holds, or the tensors of a module; its tensors as TensorRef.
 
     Raises:
         PickleError: with what is wrong, as the end of a sentence.
@@ -77,11 +89,14 @@ def read_index(data: bytes) -> dict[str, object]:
     try:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
             machine.execute(opcode.name, argument)
+        found = machine.take() if len(machine.stack) == 1 else None
+        if isinstance(found, SavedObject):
+            found = named_tensors(found)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise PickleError(f"its index cannot be read ({str(error)[:100]!a})") from error
-    if len(machine.stack) != 1 or not isinstance(machine.stack[0], dict):
+    if not isinstance(found, dict):
         raise PickleError("its index is not a map of names")
-    return machine.stack[0]
+    return found
 
 
 class _Machine:
@@ -100,6 +115,10 @@ class _Machine:
             _ACTIONS[name](self, argument)
         else:
             raise PickleError(f"its index uses {name}, which an index of tensors does not need")
+
+    def take(self) -> Any:
+        """The last value, which is no class: those are of use to `new_object` alone."""
+        return _no_class(self.stack.pop())
 
     def skip(self, _: Any) -> None:
         pass
@@ -122,14 +141,11 @@ class _Machine:
         self.stack.append(self.memo[index])
 
     def global_name(self, argument: str) -> None:
-        try:
-            self.stack.append(Name(argument))
-        except ValueError:
-            called = argument.replace(" ", ".")[:80]
-            raise PickleError(f"it asks to run {called!a}, which a model never needs") from None
+        names = Name._value2member_map_
+        self.stack.append(names[argument] if argument in names else _Class(argument))
 
     def stack_global(self, _: Any) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
+        name, module = self.take(), self.take()
         if not isinstance(name, str) or not isinstance(module, str):
             # As text, tuples of the same tuples would grow without end.
             raise PickleError("its index asks for something that has no name")
@@ -146,13 +162,13 @@ class _Machine:
     def pop_items(self, count: int) -> list[Any]:
         if len(self.stack) < count:
             raise PickleError("its index takes more than it holds")
-        items = self.stack[-count:]
+        items = [_no_class(item) for item in self.stack[-count:]]
         del self.stack[-count:]
         return items
 
     def pop_to_mark(self) -> list[Any]:
         items: list[Any] = []
-        while (item := self.stack.pop()) is not _MARK:
+        while (item := self.take()) is not _MARK:
             items.append(item)
         items.reverse()
         return items
@@ -185,14 +201,22 @@ class _Machine:
             raise PickleError("its index fills something that is no list")
         self.stack[-1].extend(items)
 
+    def new_object(self, _: Any) -> None:
+        arguments, called = self.take(), self.stack.pop()
+        if arguments != () or not isinstance(called, _Class):
+            raise PickleError("its index makes an object in an unknown way")
+        self.stack.append(SavedObject(called.name))
+
     def build(self, _: Any) -> None:
         """Attributes of a map (torch keeps module versions there) are of no use here."""
-        self.stack.pop()
-        if not isinstance(self.stack[-1], dict):
+        attributes, target = self.take(), self.stack[-1]
+        if isinstance(target, SavedObject) and isinstance(attributes, dict):
+            target.attributes = attributes
+        elif not isinstance(target, dict):
             raise PickleError("its index builds something that is no map")
 
     def persistent(self, _: Any) -> None:
-        match self.stack.pop():
+        match self.take():
             case ("storage", Name() as kind, str(key), str(), int(size)) if (
                 kind.name in _STORAGES and len(key) <= _MAX_KEY
             ):
@@ -201,10 +225,12 @@ class _Machine:
                 raise PickleError("its index names a storage in an unknown way")
 
     def reduce(self, _: Any) -> None:
-        arguments, called = self.stack.pop(), self.stack.pop()
+        arguments, called = self.take(), self.take()
         match called, arguments:
             case Name.MAP, ():
                 self.stack.append({})
+            case ((Name.SET | Name.OLD_SET), (list(items),)):
+                self.stack.append(items)
             case Name.TENSOR, (
                 StorageRef() as storage,
                 int(offset),
@@ -224,6 +250,13 @@ class _Machine:
                 raise PickleError("its index makes a tensor in an unknown way")
 
 
+def _no_class(value: Any) -> Any:
+    if isinstance(value, _Class):
+        called = value.name.replace(" ", ".")[:80]
+        raise PickleError(f"it asks to run {called!a}, which a model never needs")
+    return value
+
+
 _STORAGES = frozenset({"F32", "F16", "BF16", "U8"})
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": _Machine.skip,
@@ -232,6 +265,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "MARK": _Machine.mark,
     "EMPTY_DICT": _Machine.new_map,
     "EMPTY_LIST": _Machine.new_list,
+    "EMPTY_SET": _Machine.new_list,  # what is in a set of names does not matter
     "BINPUT": _Machine.put,
     "LONG_BINPUT": _Machine.put,
     "MEMOIZE": _Machine.put,
@@ -247,6 +281,8 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "SETITEMS": _Machine.set_items_to_mark,
     "APPEND": _Machine.append,
     "APPENDS": _Machine.append_to_mark,
+    "ADDITEMS": _Machine.append_to_mark,
+    "NEWOBJ": _Machine.new_object,
     "BUILD": _Machine.build,
     "BINPERSID": _Machine.persistent,
     "REDUCE": _Machine.reduce,

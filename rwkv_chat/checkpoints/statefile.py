@@ -222,16 +222,25 @@ def _seal(metadata: Mapping[str, str]) -> str:
 
 
 def _layout_text(layout: StateLayout) -> str:
-    fields = [[part.name, list(part.shape)] for part in layout.fields]
-    return json.dumps([layout.tag, layout.n_layer, fields], separators=(",", ":"))
+    def names(fields: tuple[StateField, ...]) -> list[list[object]]:
+        return [[part.name, list(part.shape)] for part in fields]
+
+    parts: list[object] = [layout.tag, layout.n_layer, names(layout.fields)]
+    if layout.shared:
+        parts.append(names(layout.shared))
+    return json.dumps(parts, separators=(",", ":"))
 
 
 def _layout(text: str) -> StateLayout:
     if len(text) > _MAX_LAYOUT_TEXT:
         raise ValueError("its layout is longer than that of any state")
-    tag, n_layer, fields = json.loads(text)
-    parts = tuple(StateField(str(name), _shape(shape)) for name, shape in fields)
-    layout = StateLayout(str(tag), _size(n_layer), parts)
+    tag, n_layer, *groups = json.loads(text)
+    if not 1 <= len(groups) <= 2:
+        raise ValueError("its layout cannot be read")
+    parts = [
+        tuple(StateField(str(name), _shape(shape)) for name, shape in group) for group in groups
+    ]
+    layout = StateLayout(str(tag), _size(n_layer), *parts)
     if not 0 < layout.size <= _MAX_FLOATS:
         raise ValueError("its layout has an impossible size")
     return layout

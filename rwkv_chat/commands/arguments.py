@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         each.add_argument(
             "model", type=_model, metavar="MODEL", help="a name from the list, or a path"
         )
+        _generation_argument(each, suppress=False)
     convert.add_argument("--weights", choices=WEIGHTS, default="bf16")
     convert.add_argument(
         "--lora", metavar="FILE", help="merge an adapter into it: LoRA, PiSSA, Bone or DiSHA"
@@ -98,6 +99,17 @@ def _model_arguments(parser: argparse.ArgumentParser, *, suppress: bool) -> None
         help="a name from `models list`, or a path",
     )
     parser.add_argument("--weights", choices=WEIGHTS, default=default, help="type of the weights")
+    _generation_argument(parser, suppress=suppress)
+
+
+def _generation_argument(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
+    parser.add_argument(
+        "--generation",
+        metavar="G",
+        default=argparse.SUPPRESS if suppress else None,
+        help="open the file as this generation of RWKV, such as 3 where 4 was found "
+        "(`models convert` remembers it)",
+    )
 
 
 def _positive(text: str) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from rwkv_chat import paths
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.session import Session
+from rwkv_chat.checkpoints.catalog import EMBEDDED, find
 from rwkv_chat.engine.library import LocalLibrary
 from rwkv_chat.engine.worker import Worker
 from rwkv_chat.settings import Settings
@@ -19,7 +20,11 @@ __all__ = ["choose", "defaults", "open_session", "open_store"]
 def choose(options: argparse.Namespace) -> Settings:
     """The settings of the person, overridden by the command line."""
     given = {name: getattr(options, name, None) for name in ("model", "weights", "threads")}
-    return replace(Settings.load(), **{k: v for k, v in given.items() if v is not None})
+    chosen = replace(Settings.load(), **{k: v for k, v in given.items() if v is not None})
+    generation = getattr(options, "generation", None)
+    if generation is None:
+        return chosen
+    return chosen.with_generation(find(chosen.model or EMBEDDED), generation)
 
 
 def defaults(settings: Settings) -> Options:
@@ -51,7 +56,7 @@ def open_session(settings: Settings, options: Options) -> Iterator[Session]:
     note = early.append
     with open_store(settings, lambda sentence: note(sentence)) as store, ExitStack() as closing:
         closing.callback(store.purge)
-        library = LocalLibrary(settings.weights, settings.threads or None)
+        library = LocalLibrary(settings.weights, settings.threads or None, settings.generations)
         session = Session(store, Worker(library, store.snapshots), options)
         closing.callback(session.close)
         note = session.notice

@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     """Dispatch on the action."""
     as_json = getattr(options, "json", False)
     if options.action == "info":
-        return _info(options.model, as_json=as_json)
+        return _info(options.model, options.generation, as_json=as_json)
     if options.action == "convert":
         return _convert(options, as_json=as_json)
     return _list(as_json=as_json)
@@ -41,13 +41,15 @@ def _list(*, as_json: bool) -> int:
     return 0
 
 
-def _info(name: str, *, as_json: bool) -> int:
+def _info(name: str, generation: str | None, *, as_json: bool) -> int:
     from rwkv_chat.checkpoints import catalog
     from rwkv_chat.checkpoints.open import inspect
     from rwkv_chat.engine import memory
     from rwkv_chat.engine.select import needed_bytes
+    from rwkv_chat.settings import Settings
 
-    found = inspect(catalog.find(name))
+    path = catalog.find(name)
+    found = inspect(path, generation or Settings.load().generation_of(path))
     needs = {weights: needed_bytes(found, weights) for weights in found.weights_bytes}
     available = memory.available_bytes()
     fits = {w: available is None or memory.fits(n, available) for w, n in needs.items()}
@@ -87,6 +89,8 @@ def _rows(
     for weights, count in found.weights_bytes.items():
         rows[f"as {weights}"] = f"{_size(count)}, in use {_size(needs[weights])}"
     rows["one state"] = _size(found.state_bytes)
+    if spec.memory_limit:
+        rows["memory"] = spec.memory_limit
     kinds = [weights for weights, fitting in fits.items() if fitting]
     free = "unknown" if available is None else f"{_size(max(available, 0))} free"
     rows["fits into memory"] = f"{' and '.join(kinds) or 'no'} ({free})"
@@ -97,17 +101,24 @@ def _rows(
 
 
 def _convert(options: argparse.Namespace, *, as_json: bool) -> int:
+    """Convert a model; the generation that it is to be opened as is remembered."""
     from rwkv_chat.checkpoints import catalog
     from rwkv_chat.checkpoints.convert import convert
     from rwkv_chat.checkpoints.named import convert_named
+    from rwkv_chat.checkpoints.open import inspect
+    from rwkv_chat.settings import Settings
 
+    source = catalog.find(options.model)
+    if options.generation is not None:
+        inspect(source, options.generation)
+        Settings.load().with_generation(source, options.generation).save()
     shown = sys.stderr.isatty()
 
     def progress(step: str, fraction: float) -> None:
         if shown:
             print(f"\r\x1b[K{clean(step)} {fraction:4.0%}", end="", file=sys.stderr, flush=True)
 
-    adapter, source = _adapter(options), catalog.find(options.model)
+    adapter = _adapter(options)
     if adapter is None and options.output is None:
         path = convert(source, options.weights, progress)
     else:

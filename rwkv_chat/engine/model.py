@@ -127,7 +127,8 @@ class Model:
         """For people."""
         millions = self.spec.n_parameters / 1e6
         size = f"{millions / 1000:.1f}B" if millions >= 1000 else f"{millions:.0f}M"
-        return f"RWKV-{self.spec.generation} {size}, {self.weights}, {self.backend.name}"
+        limit = f"; {self.spec.memory_limit}" if self.spec.memory_limit else ""
+        return f"RWKV-{self.spec.generation} {size}, {self.weights}, {self.backend.name}{limit}"
 
     def forward(self, ids: Sequence[int], state: State | None = None) -> tuple[F32, State]:
         """Feed `ids` after `state` (None: the start); `state` stays as it is.

@@ -14,6 +14,9 @@ from rwkv_chat.engine.ids import check_ids
 from rwkv_chat.engine.sampling import Penalties, sample
 from rwkv_chat.errors import UsageError
 from rwkv_chat.models.base import Reference
+from rwkv_chat.models.rwkv1 import Rwkv1
+from rwkv_chat.models.rwkv2 import Rwkv2, Rwkv25
+from rwkv_chat.models.rwkv3 import Rwkv3
 from rwkv_chat.models.rwkv4 import Rwkv4
 from rwkv_chat.models.rwkv5 import Rwkv5
 from rwkv_chat.models.rwkv6 import Rwkv6
@@ -24,6 +27,10 @@ from rwkv_chat.models.state import F32, StateLayout
 __all__ = ["ReferenceBackend"]
 
 _MODELS: Mapping[str, type[Reference]] = {
+    "1": Rwkv1,
+    "2": Rwkv2,
+    "2.5": Rwkv25,
+    "3": Rwkv3,
     "4": Rwkv4,
     "5.0": Rwkv5,
     "5.1": Rwkv5,
@@ -43,7 +50,7 @@ class ReferenceBackend:
     def __init__(
         self, spec: ModelSpec, tensors: Mapping[str, npt.NDArray[Any]], remark: str = ""
     ) -> None:
-        self._model = _MODELS[spec.generation](spec, tensors)
+        self._model = _MODELS[spec.parts.family](spec, tensors)
         self._remark = remark
 
     @property
@@ -69,7 +76,7 @@ class ReferenceBackend:
         current = self._unpack(state)
         for token in checked:
             logits, current = self._model.forward([token], current)
-        return logits[-1].numpy().copy(), current.numpy().flatten()
+        return logits[-1].numpy().copy(), current.numpy().copy()
 
     def forward_batch(
         self, ids: Sequence[int], states: Sequence[F32 | None]
@@ -95,7 +102,10 @@ class ReferenceBackend:
                 f"This state has {state.size} numbers of type {state.dtype}; "
                 f"the model needs {self.layout.size} of type float32."
             )
-        return torch.tensor(state).view(self.spec.n_layer, -1)
+        current = torch.tensor(state)
+        if not self._model.accepts(current):
+            raise UsageError("This state remembers token ids that the model does not have.")
+        return current
 
 
 class ReferenceDecoder:

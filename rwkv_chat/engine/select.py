@@ -25,6 +25,8 @@ def load_model(
     threads: int | None = None,
     progress: Progress | None = None,
     group_norm_eps: float | None = None,
+    key_eps: float | None = None,
+    generation: str | None = None,
 ) -> Model:
     """Open a model file of any supported format.
 
@@ -39,6 +41,10 @@ def load_model(
         progress: told what is being done and how much of it is done.
         group_norm_eps: replaces that of the file, for models trained with another one than the
             official 64e-5.
+        key_eps: replaces the one that RWKV-2 and 3 add to the sum of their keys: 1e-16 is usual
+            for characters, 1e-8 (before June 2022: 1e-9) for the Pile.
+        generation: such as "3", for a file whose tensors fit more than one: those of RWKV-3 and 4
+            have the same names, and some converters drop what tells them apart.
 
     Raises:
         CheckpointError: the file cannot be used.
@@ -49,13 +55,13 @@ def load_model(
         raise UsageError(f'There is no device "{device}" in this build; use "cpu".')
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}.")
-    found = inspect(Path(path))
+    found = inspect(Path(path), generation)
     if weights not in found.weights_bytes:
         known = " or ".join(found.weights_bytes)
         raise UsageError(f"There is no weights type {weights!r}; use {known}.")
     backend_name = _backend_name(found.spec.generation)
     memory.check(found.name, needed_bytes(found, weights), memory.available_bytes())
-    converted = open_model(Path(path), weights, progress, group_norm_eps)
+    converted = open_model(Path(path), weights, progress, group_norm_eps, key_eps, generation)
     tokenizer = _tokenizer(converted)
     backend = _backend(backend_name, converted, threads)
     return Model(

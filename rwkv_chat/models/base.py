@@ -1,7 +1,7 @@
 """What the readable models of all generations share: embedding, layers, shifts, head.
 
 T is the number of tokens, D the width, A the width inside the time mix, H the number of heads,
-N = A / H their size, V the vocabulary.
+N = A / H their size, V the vocabulary, C how many tokens a limited memory holds.
 """
 
 from abc import ABC, abstractmethod
@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import group_norm, layer_norm, linear
 
+from rwkv_chat.models.copying import copies
 from rwkv_chat.models.spec import ModelSpec
-from rwkv_chat.models.state import StateLayout
+from rwkv_chat.models.state import StateField, StateLayout
 
 __all__ = ["Call", "LayerState", "Reference", "shift"]
 
 _LAYER_NORM_EPS = 1e-5
 
 LayerState = dict[str, Tensor]
-"""The parts of the state of one layer by the name of their field."""
+"""The parts of the state of one layer, or of none, by the name of their field."""
 
 
 @dataclass(slots=True)
@@ -32,12 +33,14 @@ class Call:
 
     Attributes:
         ids: the tokens, [T].
-        embedded: their normalised embeddings, [T, D].
+        embedded: their embeddings as layer 0 gets them, [T, D].
+        shared: the parts of the state that belong to no layer, before the tokens.
         v_first: the values of layer 0, [T, D], in RWKV-7.
     """
 
     ids: Tensor
     embedded: Tensor
+    shared: LayerState
     v_first: Tensor | None = None
 
 
@@ -46,8 +49,10 @@ class Reference(ABC):
 
     Its weights are those of a converted file: official names, matrices as [out, in], low-rank pairs
     as [rank, in] and [out, rank], and `ffn.value.weight` as [F, D]. bfloat16 ones come as uint16.
-    Everything is computed in `dtype`.
+    Everything is computed in `dtype`. `time_mix` and `channel_mix` are how a layer calls its mixes.
     """
+
+    time_mix, channel_mix = "att.", "ffn."
 
     def __init__(
         self,
@@ -61,9 +66,8 @@ class Reference(ABC):
         self._weights = {name: _tensor(array).to(dtype) for name, array in tensors.items()}
 
     def new_state(self) -> Tensor:
-        """The state before the first token, [n_layer, floats of a layer]."""
-        start = torch.from_numpy(self.layout.new()).to(self.dtype)
-        return start.view(self.spec.n_layer, -1)
+        """The state before the first token, [layout.size]."""
+        return torch.from_numpy(self.layout.new()).to(self.dtype)
 
     def forward(self, ids: Sequence[int], state: Tensor) -> tuple[Tensor, Tensor]:
         """Feed `ids` after `state`, which is left as it is.
@@ -75,15 +79,41 @@ class Reference(ABC):
             The logits after every id, [T, V], and the new state.
         """
         with torch.inference_mode():
-            tokens = torch.tensor(ids)
-            x = self._norm("blocks.0.ln0", self._weights["emb.weight"][tokens])
-            call = Call(tokens, x)
-            layers = []
-            for layer in range(self.spec.n_layer):
-                x, new = self._block(f"blocks.{layer}.", x, self._unpack(state[layer]), call)
-                layers.append(self._pack(new))
-            logits = linear(self._norm("ln_out", x), self._weights["head.weight"])
-            return logits, torch.stack(layers)
+            return self._read(torch.tensor(ids), state)
+
+    def accepts(self, state: Tensor) -> bool:
+        """Whether the token ids that `state` remembers, if it does, are tokens of this model."""
+        _, shared = self._unpack(state)
+        if "ids" not in shared:
+            return True
+        ids = shared["ids"]
+        known = int((ids >= 0).sum())
+        whole = (ids == ids.floor()) & (ids < self.spec.vocab_size)
+        return bool(whole[:known].all() and (ids[known:] == -1).all())
+
+    def _read(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` of tokens [T]."""
+        layers, shared = self._unpack(state)
+        x = self._embed(tokens)
+        call = Call(tokens, x, shared)
+        for number, layer in enumerate(layers):
+            x, layers[number] = self._block(f"blocks.{number}.", x, layer, call)
+        logits, shared = self._head(x, call)
+        return logits, self._pack(layers, shared)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """What layer 0 gets, [T, D]."""
+        return self._norm("blocks.0.ln0", self._weights["emb.weight"][tokens])
+
+    def _head(self, x: Tensor, call: Call) -> tuple[Tensor, LayerState]:
+        """The logits [T, V] of x [T, D], and the new parts of the state that belong to no layer."""
+        get, x = self._weights, self._norm("ln_out", x)
+        logits = linear(x, get["head.weight"])
+        if "head_q.weight" not in get:
+            return logits, call.shared
+        q, k = linear(x, get["head_q.weight"]), linear(x, get["head_k.weight"])
+        copied, shared = copies(q, k, call.ids, self.spec.vocab_size, call.shared)
+        return logits + copied, shared
 
     @abstractmethod
     def _time_mix(
@@ -100,23 +130,33 @@ class Reference(ABC):
     ) -> tuple[Tensor, LayerState]:
         """One layer on x [T, D]; also its new state."""
         before = self._norm(f"{block}ln1", x)
-        previous = shift(before, state["att_shift"])
-        out, changed = self._time_mix(f"{block}att.", before, previous, state, call)
+        out, changed = self._first_mix(block, before, state, call)
         x = x + out
         inner = self._norm(f"{block}ln2", x)
         previous = shift(inner, state["ffn_shift"])
-        x = x + self._channel_mix(f"{block}ffn.", inner, previous, call)
-        return x, {**changed, "att_shift": before[-1], "ffn_shift": inner[-1]}
+        x = x + self._channel_mix(f"{block}{self.channel_mix}", inner, previous, call)
+        return x, {**state, **changed, "att_shift": before[-1], "ffn_shift": inner[-1]}
 
-    def _unpack(self, layer: Tensor) -> LayerState:
-        fields = self.layout.fields
-        parts = torch.split(layer, [field.size for field in fields])
-        return {
-            field.name: part.view(field.shape) for field, part in zip(fields, parts, strict=True)
-        }
+    def _first_mix(
+        self, block: str, x: Tensor, state: LayerState, call: Call
+    ) -> tuple[Tensor, LayerState]:
+        """The mix over time, in whose place layer 0 of some models has one over channels."""
+        previous = shift(x, state["att_shift"])
+        if f"{block}ffnPre.key.weight" in self._weights:
+            return self._channel_mix(f"{block}ffnPre.", x, previous, call), {}
+        return self._time_mix(f"{block}{self.time_mix}", x, previous, state, call)
 
-    def _pack(self, state: LayerState) -> Tensor:
-        return torch.cat([state[field.name].flatten() for field in self.layout.fields])
+    def _unpack(self, state: Tensor) -> tuple[list[LayerState], LayerState]:
+        """The parts of the state of each layer, and those of none."""
+        layout = self.layout
+        layers = state[: layout.n_layer * layout.layer_size].view(layout.n_layer, -1)
+        shared = state[layers.numel() :]
+        return [_split(layer, layout.fields) for layer in layers], _split(shared, layout.shared)
+
+    def _pack(self, layers: Sequence[LayerState], shared: LayerState) -> Tensor:
+        parts = [layer[field.name] for layer in layers for field in self.layout.fields]
+        parts += [shared[field.name] for field in self.layout.shared]
+        return torch.cat([part.flatten() for part in parts])
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
@@ -132,6 +172,11 @@ class Reference(ABC):
 def shift(x: Tensor, previous: Tensor) -> Tensor:
     """The token before each of x [T, D], the first one's being `previous` [D]."""
     return torch.cat([previous.unsqueeze(0), x[:-1]])
+
+
+def _split(state: Tensor, fields: Sequence[StateField]) -> LayerState:
+    parts = torch.split(state, [field.size for field in fields])
+    return {field.name: part.view(field.shape) for field, part in zip(fields, parts, strict=True)}
 
 
 def _tensor(array: npt.NDArray[Any]) -> Tensor:

@@ -1,13 +1,14 @@
 """What each RWKV generation consists of: its tensors and its state, as data.
 
-The equations that use them are in `rwkv4`, `rwkv5`, `rwkv6` and `rwkv7` beside this file.
+The equations that use them are in `rwkv1` to `rwkv7` beside this file.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rwkv_chat.models.tensors import (
     TensorRule,
+    biased,
     low_rank,
     matrix,
     norm,
@@ -22,11 +23,19 @@ __all__ = ["GENERATIONS", "Generation", "StateRule"]
 
 @dataclass(frozen=True, slots=True)
 class StateRule:
-    """One part of the state of every layer; `start` fills it before the first token."""
+    """One part of the state of every layer, or of none; `start` fills it before the first token."""
 
     name: str
     shape: tuple[str, ...]
     start: float = 0.0
+
+
+Rules = tuple[TensorRule, ...]
+
+_EMBEDDING = matrix("emb.weight", "V D")
+_HEAD = matrix("head.weight", "V D")
+_FIRST_NORM = norm("ln0")
+_LAST = (*norm("ln_out"), _HEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +43,42 @@ class Generation:
     """What models of one kind have in common.
 
     Attributes:
-        name: such as "5.2".
+        name: such as "5.2"; a + follows with each part that only some models of a generation have.
         layer: the tensors of one layer, in the order of a file.
         state: the parts of the state of one layer, in the order of the flat vector.
+        shared: the parts of the state that belong to no layer, after those.
+        before: the tensors before the layers.
+        first: what layer 0 has before its others.
+        after: the tensors after the layers.
+        slides: whether it reads the newest half of its tokens again whenever C are full.
+        key_eps: what is usually added to the sum of the weights of keys; 0: it needs no such thing.
     """
 
     name: str
-    layer: tuple[TensorRule, ...]
+    layer: Rules
     state: tuple[StateRule, ...]
+    shared: tuple[StateRule, ...] = ()
+    before: Rules = (_EMBEDDING,)
+    first: Rules = _FIRST_NORM
+    after: Rules = _LAST
+    slides: bool = False
+    key_eps: float = 0.0
+
+    @property
+    def family(self) -> str:
+        """Its name without the parts that only some of its models have."""
+        return self.name.split("+")[0]
+
+    @property
+    def rules(self) -> Rules:
+        """Every tensor that a model has once or once in a layer."""
+        return (*self.before, *self.first, *self.layer, *self.after)
 
     @property
     def letters(self) -> frozenset[str]:
         """The sizes that its tensors and its state have."""
-        shapes = [rule.shape for rule in (_EMBEDDING, *self.layer)]
-        shapes += [rule.shape for rule in self.state]
+        shapes = [rule.shape for rule in self.rules]
+        shapes += [rule.shape for rule in (*self.state, *self.shared)]
         return frozenset(split_size(size)[1] for shape in shapes for size in shape) - {""}
 
     @property
@@ -57,22 +88,19 @@ class Generation:
 
     def tensors(self, n_layer: int) -> Iterator[tuple[str, TensorRule]]:
         """The full name and the rule of every tensor, in the order of a file."""
-        yield _EMBEDDING.name, _EMBEDDING
+        yield from ((rule.name, rule) for rule in self.before)
+        yield from ((f"blocks.0.{rule.name}", rule) for rule in self.first)
         for layer in range(n_layer):
-            if layer == 0:
-                yield from ((f"blocks.0.{rule.name}", rule) for rule in norm("ln0"))
             for rule in self.layer:
                 if layer > 0 or not rule.skips_first:
                     yield f"blocks.{layer}.{rule.name}", rule
-        yield from ((rule.name, rule) for rule in _AFTER)
+        yield from ((rule.name, rule) for rule in self.after)
 
     def shapes(self, n_layer: int, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """The official shape of every tensor; `sizes` maps letters to numbers."""
         return {name: resolve(rule.shape, sizes) for name, rule in self.tensors(n_layer)}
 
 
-_EMBEDDING = matrix("emb.weight", "V D")
-_AFTER = (*norm("ln_out"), matrix("head.weight", "V D"))
 _NORMS = (*norm("ln1"), *norm("ln2"))
 _MATRICES = (
     matrix("att.receptance.weight", "A D"),
@@ -90,11 +118,86 @@ _MATRIX_STATE = (
 )
 
 
-def _mix(part: str, prefix: str, names: str) -> tuple[TensorRule, ...]:
+def _mix(part: str, prefix: str, names: str) -> Rules:
     """The vectors that blend a token with the one before, one for each of `names`."""
     return tuple(vector(f"{part}.{prefix}{name}", "D") for name in names)
 
 
+_IDS = StateRule("ids", ("C",), -1.0)  # the tokens so far, and -1 for those to come
+_COPY_KEYS = StateRule("copy_keys", ("C", "rc"))
+
+
+def _v1(*parts: str) -> Generation:
+    """RWKV-1 with the `parts` that some of its models have."""
+    weights: Rules = (
+        vector("attn.time_w", "H C"),
+        vector("attn.time_alpha", "H 1 C"),
+        vector("attn.time_beta", "H C 1"),
+    )
+    if "time_ww" in parts:  # their product, with one matrix for each head
+        weights = (vector("attn.time_ww", "H C C"),)
+    copying = "head_qk" in parts
+    return Generation(
+        "+".join(("1", *parts)),
+        (
+            *_NORMS,
+            *weights,
+            vector("attn.time_gamma", "C 1"),
+            *biased("attn.key", "A D"),
+            *biased("attn.value", "A D"),
+            *biased("attn.receptance", "A D"),
+            *biased("attn.output", "D A"),
+            *biased("mlp.key", "F D"),
+            *biased("mlp.value", "F D"),
+            *biased("mlp.weight", "D F"),
+            *biased("mlp.receptance", "D D"),
+        ),
+        (
+            StateRule("att_shift", ("D",)),
+            StateRule("key_sum", ("A",)),
+            StateRule("history", ("C", "H", "N")),
+            StateRule("ffn_shift", ("D",)),
+        ),
+        shared=(_IDS, _COPY_KEYS) if copying else (_IDS,),
+        before=(matrix("tok_emb.weight", "V D"),),
+        first=(),
+        after=(
+            *norm("ln_f"),
+            vector("time_out", "1 C 1"),
+            _HEAD,
+            *((*biased("head_q", "rc D"), *biased("head_k", "rc D")) if copying else ()),
+        ),
+        slides=True,
+    )
+
+
+_AVERAGE_STATE = (
+    StateRule("att_shift", ("D",)),
+    StateRule("numerator", ("A",)),
+    StateRule("denominator", ("A",)),
+    StateRule("ffn_shift", ("D",)),
+)
+
+
+def _average(name: str, time_mixes: Rules, channel_mixes: Rules, key_eps: float) -> Generation:
+    """RWKV-2 to 3: the layers of RWKV-4, whose averages have no exponent in the state."""
+    layer = (
+        *_NORMS,
+        *time_mixes,
+        vector("att.time_decay", "A"),
+        vector("att.time_first", "A"),
+        *_MATRICES,
+        *channel_mixes,
+        *_GATED_CHANNEL_MATRICES,
+    )
+    first = _FIRST_NORM if name == "3" else ()
+    return Generation(name, layer, _AVERAGE_STATE, first=first, key_eps=key_eps)
+
+
+_MIXES = (_mix("att", "time_mix_", "kvr"), _mix("ffn", "time_mix_", "kr"))
+_V2 = _average("2", (vector("att.time_mix", "D"),), (vector("ffn.time_mix", "D"),), 1e-16)
+_V25 = _average("2.5", *_MIXES, 1e-9)
+_V3 = _average("3", *_MIXES, 1e-8)
 _V4 = Generation(
     "4",
     (
@@ -156,7 +259,7 @@ _V6 = Generation(
 )
 
 
-def _pair(part: str, *, bias: bool = True, skips_first: bool = False) -> tuple[TensorRule, ...]:
+def _pair(part: str, *, bias: bool = True, skips_first: bool = False) -> Rules:
     """A low-rank pair of RWKV-7, with the vector that is added to its result."""
     halves = (
         low_rank(f"att.{part}1", f"D r{part}", skips_first=skips_first),
@@ -196,10 +299,49 @@ _V7A = _v7(
     low_rank("ffn.s2", "32 F"),
 )
 
+
+def _with_copying(base: Generation) -> Generation:
+    """`base` that adds to the logits of tokens it has seen, by a query and their keys."""
+    queries = (matrix("head_q.weight", "rc D"), matrix("head_k.weight", "rc D"))
+    return replace(
+        base,
+        name=f"{base.name}+head_qk",
+        after=(*base.after, *queries),
+        shared=(_IDS, _COPY_KEYS),
+    )
+
+
+def _with_channels_first(base: Generation) -> Generation:
+    """`base` with a second channel mix in the place of the time mix of layer 0."""
+    mix = tuple(
+        replace(rule, name=rule.name.replace("ffn.", "ffnPre."))
+        for rule in base.layer
+        if rule.name.startswith("ffn.")
+    )
+    rest = tuple(
+        replace(rule, skips_first=True) if rule.name.startswith("att.") else rule
+        for rule in base.layer
+    )
+    return replace(base, name=f"{base.name}+ffnPre", layer=rest, first=(*base.first, *mix))
+
+
+def _variants(base: Generation) -> tuple[Generation, ...]:
+    """`base` and what its models were tried with."""
+    pre = _with_channels_first(base)
+    return base, pre, _with_copying(base), _with_copying(pre)
+
+
 GENERATIONS: Mapping[str, Generation] = {
     generation.name: generation
     for generation in (
-        _V4,
+        _v1(),
+        _v1("head_qk"),
+        _v1("time_ww"),
+        _v1("time_ww", "head_qk"),
+        *_variants(_V2),
+        *_variants(_V25),
+        *_variants(_V3),
+        *_variants(_V4),
         _v5("5.0", "H", gate=False),
         _v5("5.1", "H", gate=True),
         _v5("5.2", "H N", gate=True),

@@ -24,7 +24,7 @@ class Rwkv4(Reference):
         k = linear(self._mixed(f"{att}time_mix_k", x, previous), get[f"{att}key.weight"])
         v = linear(self._mixed(f"{att}time_mix_v", x, previous), get[f"{att}value.weight"])
         decay = -torch.exp(get[f"{att}time_decay"])
-        y, new = _average(k, v, decay, get[f"{att}time_first"], state)
+        y, new = self._average(k, v, decay, get[f"{att}time_first"], state)
         return linear(torch.sigmoid(r) * y, get[f"{att}output.weight"]), new
 
     def _channel_mix(self, ffn: str, x: Tensor, previous: Tensor, call: Call) -> Tensor:
@@ -37,26 +37,26 @@ class Rwkv4(Reference):
         share = self._weights[name]
         return x * share + previous * (1 - share)
 
+    def _average(
+        self, k: Tensor, v: Tensor, decay: Tensor, first: Tensor, state: LayerState
+    ) -> tuple[Tensor, LayerState]:
+        """The average of the values so far, each weighted by exp(key) and its age, [T, A].
 
-def _average(
-    k: Tensor, v: Tensor, decay: Tensor, first: Tensor, state: LayerState
-) -> tuple[Tensor, LayerState]:
-    """The average of the values so far, each weighted by exp(key) and its age, [T, A].
-
-    `decay` (negative) and `first`, the bonus of the current token, are logarithms, [A]. The sums
-    in the state are divided by exp(exponent), the greatest weight so far, for none to overflow.
-    """
-    numerator, denominator = state["numerator"], state["denominator"]
-    exponent = state["exponent"]
-    outputs = []
-    for key, value in zip(k, v, strict=True):
-        greatest = torch.maximum(exponent, first + key)
-        past, now = torch.exp(exponent - greatest), torch.exp(first + key - greatest)
-        outputs.append((past * numerator + now * value) / (past * denominator + now))
-        greatest = torch.maximum(exponent + decay, key)
-        past, now = torch.exp(exponent + decay - greatest), torch.exp(key - greatest)
-        numerator = past * numerator + now * value
-        denominator = past * denominator + now
-        exponent = greatest
-    sums = {"numerator": numerator, "denominator": denominator, "exponent": exponent}
-    return torch.stack(outputs), sums
+        `decay` (negative) and `first`, the bonus of the current token, are logarithms, [A]. The
+        sums in the state are divided by exp(exponent), the greatest weight so far, for none to
+        overflow.
+        """
+        numerator, denominator = state["numerator"], state["denominator"]
+        exponent = state["exponent"]
+        outputs = []
+        for key, value in zip(k, v, strict=True):
+            greatest = torch.maximum(exponent, first + key)
+            past, now = torch.exp(exponent - greatest), torch.exp(first + key - greatest)
+            outputs.append((past * numerator + now * value) / (past * denominator + now))
+            greatest = torch.maximum(exponent + decay, key)
+            past, now = torch.exp(exponent + decay - greatest), torch.exp(key - greatest)
+            numerator = past * numerator + now * value
+            denominator = past * denominator + now
+            exponent = greatest
+        sums = {"numerator": numerator, "denominator": denominator, "exponent": exponent}
+        return torch.stack(outputs), sums

@@ -1,9 +1,9 @@
 """How a generation declares its tensors: a name, a shape in letters, and how it is kept.
 
 The letters stand for sizes of a `ModelSpec`: V vocabulary, D width, A width inside the time mix,
-H heads, N size of a head, F hidden channels of the channel mix; `rw`, `ra`, `rv`, `rg` and `rm`
-are inner sizes of low-rank matrices. A number before them multiplies, as in "5rm"; alone it is a
-size.
+H heads, N size of a head, F hidden channels of the channel mix, C how many tokens a limited memory
+holds; `rw`, `ra`, `rv`, `rg` and `rm` are inner sizes of low-rank matrices, `rc` that of the
+queries and keys that copy tokens. A number before them multiplies, as in "5rm"; alone it is a size.
 """
 
 import re
@@ -14,6 +14,7 @@ from functools import cache
 __all__ = [
     "SIZES",
     "TensorRule",
+    "biased",
     "low_rank",
     "matrix",
     "norm",
@@ -35,6 +36,8 @@ SIZES: Mapping[str, str] = {
     "rv": "rank_v",
     "rg": "rank_g",
     "rm": "rank_mix",
+    "rc": "rank_copy",
+    "C": "ctx_len",
 }
 """The field (or property) of ModelSpec that each letter stands for."""
 
@@ -79,6 +82,11 @@ def norm(name: str, shape: str = "D") -> tuple[TensorRule, TensorRule]:
 def matrix(name: str, shape: str) -> TensorRule:
     """A matrix [out, in]."""
     return TensorRule(name, tuple(shape.split()), "matrix")
+
+
+def biased(name: str, shape: str) -> tuple[TensorRule, TensorRule]:
+    """A matrix [out, in] and the vector that is added to its results."""
+    return matrix(f"{name}.weight", shape), vector(f"{name}.bias", shape.split()[0])
 
 
 def turned(name: str, shape: str) -> TensorRule:

@@ -112,21 +112,34 @@ def test_wrong_types_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (["tok_emb.weight", "blocks.0.attn.time_w"], "RWKV-1 "),
-        (["blocks.0.att.time_mix", "blocks.0.att.time_decay"], "RWKV-2 "),
-        (["blocks.0.att.time_mix_k", "blocks.0.att.time_decay"], "RWKV-2.5 "),
+        (["blocks.0.attn.time_w", "blocks.0.attn.query.weight"], "transformer of the time of"),
+        (["blocks.0.attn.time_w", "blocks.0.attn.tiny_att.qkv.weight"], r"RWKV-1 .*tiny_att"),
         (
-            ["blocks.0.ln0.weight", "blocks.0.att.time_mix_k", "blocks.0.att.time_decay:2"],
-            "RWKV-3 ",
+            ["blocks.0.ln0.weight", "blocks.0.att.time_mix_k", "blocks.1.tiny_q.weight"],
+            r"RWKV-4 model of a trial, with attention beside the mix \(tiny_att\)",
         ),
         (
-            ["blocks.0.ln0.weight", "blocks.0.att.time_mix_k", "head_q.weight"],
-            "RWKV-4 model with parts of a trial",
+            [
+                "blocks.0.ln0.weight",
+                "blocks.0.att.time_mix_k",
+                "blocks.0.pos_emb_x",
+                "head_q.weight",
+            ],
+            r"RWKV-4 model of a trial, with head_qk and embeddings of positions \(pos_emb\)",
         ),
+        (
+            ["blocks.0.ln0.weight", "blocks.0.att.time_mix_k", "blocks.0.ffn.aa.weight"],
+            r"RWKV-4 model of a trial, with another channel mix \(MishGLU\)",
+        ),
+        (["blocks.0.att.r_k", "head_k.weight"], "RWKV-7 model of a trial, with head_qk"),
+        (["blocks.0.att.r_k", "blocks.1.self_attn.q.weight"], "a hybrid of RWKV"),
         (["blocks.0.att.ln_x.weight", "blocks.0.att.time_maa_x"], "RWKV-6 model of a trial"),
         (["blocks.0.att.time_state", "blocks.0.att.key.weight"], "a start state"),
-        (["blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight", "blocks.0.qkv.qq.weight"], "RWKV-7b "),
-        (["blocks.0.att.r_k", "blocks.0.ffn.enn.weight"], "RWKV-8 "),
+        (
+            ["blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight", "blocks.0.qkv.qq.weight"],
+            "RWKV-7b model, whose attention",
+        ),
+        (["blocks.0.att.r_k", "blocks.0.ffn.enn.weight"], "a preview of RWKV-8"),
         (["model.layers.0.self_attn.q_proj.weight"], "a transformer"),
         (["transformer.h.0.attn.c_attn.weight"], "a transformer"),
         (["backbone.layers.0.mixer.A_log"], "a Mamba model"),
@@ -148,6 +161,16 @@ def test_other_architectures_are_refused_by_name(
 
 
 OLDER = [
+    spec_of("1", n_att=48, ctx_len=9),
+    spec_of("1+head_qk", n_layer=1, vocab_size=7),
+    spec_of("1+time_ww+head_qk", n_ffn=7, rank_copy=3),
+    spec_of("2"),
+    spec_of("2+ffnPre", n_layer=3),
+    spec_of("2.5+head_qk", ctx_len=1024),
+    spec_of("2.5+ffnPre+head_qk", ctx_len=1024),
+    spec_of("3", n_att=40),
+    spec_of("3+ffnPre"),
+    spec_of("4+ffnPre+head_qk", ctx_len=1024),
     spec_of("4", n_att=24),
     spec_of("5.0", n_layer=3, head_size=8),
     spec_of("5.1", n_att=48),

@@ -121,7 +121,15 @@ def test_hostile_pickles_run_nothing(tmp_path: Path) -> None:
         (b"\x80\x02cbuiltins\neval\n(X\x01\x00\x00\x001tR.", r"'builtins\.eval'"),
         (b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.", "unknown way"),
         (b"\x80\x02}(K\x01Q.", "unknown way"),
-        (b"\x80\x02]K\x01\x81.", "NEWOBJ"),
+        (b"\x80\x02]K\x01\x81.", "unknown way"),
+        (b"\x80\x02cos\nsystem\nK\x01\x85\x81.", "unknown way"),
+        (b"\x80\x02cos\nsystem\n)\x81}b.", ""),
+        (b"\x80\x02cos\nsystem\n)\x81R.", "cannot be read"),
+        (b"\x80\x02cos\nsystem\n)\x81)R.", "unknown way"),
+        (b"\x80\x02cos\nsystem\n}b.", "no map"),
+        (b"\x80\x02}X\x01\x00\x00\x00acos\nsystem\ns.", r"'os\.system'"),
+        (b"\x80\x02]cos\nsystem\na.", r"'os\.system'"),
+        (b"\x80\x02cos\nsystem\nh\x00\x86.", "."),
         (b"\x80\x02(i__main__\nX\n.", "INST"),
         (b"\x80\x02}]b]a.", "."),
         (b"\x80\x02h\x05.", "cannot be read"),
@@ -133,7 +141,7 @@ def test_hostile_pickles_run_nothing(tmp_path: Path) -> None:
         (b"\x80\x02" + b"0" * 10, "POP"),
         (bytes(5 << 20), "more than any model needs"),
     ],
-    ids=range(22),
+    ids=range(30),
 )
 def test_odd_pickles_are_refused(tmp_path: Path, index: bytes, reason: str) -> None:
     if reason == "":  # a memo of four thousand million slots would fill the memory

@@ -54,6 +54,17 @@ def test_comes_back_to_the_bit(file: Path) -> None:
     assert_same(statefile.read(file, make().owner), make())
 
 
+def test_parts_of_no_layer_come_back_and_tell_layouts_apart(tmp_path: Path) -> None:
+    layout = StateLayout("rwkv1", 2, LAYOUT.fields, (StateField("ids", (5,)),))
+    saved = make(layout=layout)
+    assert saved.state.size == LAYOUT.size + 5
+    statefile.write(tmp_path / "x.state", saved)
+    assert_same(statefile.read(tmp_path / "x.state", saved.owner), saved)
+    other = replace(layout, shared=(StateField("ids", (4,)), StateField("more", (1,))))
+    with pytest.raises(SnapshotError, match="different layout of the state"):
+        statefile.read(tmp_path / "x.state", replace(saved.owner, layout=other))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.binary(max_size=8),

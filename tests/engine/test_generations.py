@@ -16,9 +16,10 @@ from rwkv_chat.errors import EngineError, SnapshotError, UsageError
 from rwkv_chat.models.generations import GENERATIONS
 from tests.tiny import Desk, load, model_file
 
+# Of the parts that only some models have, all together or none.
 ENGINES = [
     (generation, backend)
-    for generation in sorted(GENERATIONS)
+    for generation in sorted(name for name in GENERATIONS if name.count("+") != 1)
     for backend in ("native", "reference")
     if backend == "reference" or generation in NATIVE_GENERATIONS
 ]
@@ -121,6 +122,37 @@ def test_a_saved_state_comes_back_to_the_bit(model: Model, tmp_path: Path) -> No
         other.load_state(tmp_path / "s.state")
 
 
+def test_no_split_of_the_ids_matters(model: Model) -> None:
+    ids = [int(n) for n in np.random.default_rng(3).integers(0, 256, 45)]
+    logits, whole = model.forward(ids)
+    assert np.isfinite(logits).all()
+    for cuts in ((1,), (13, 14, 15), (14, 21, 22, 44)):
+        state = None
+        for start, end in zip((0, *cuts), (*cuts, len(ids)), strict=True):
+            logits, state = model.forward(ids[start:end], state)
+        assert state is not None
+        np.testing.assert_array_equal(state.data, whole.data)
+        np.testing.assert_array_equal(logits, whole.logits)
+
+
+def test_a_state_of_foreign_ids_is_refused() -> None:
+    backend = load(generation="1").backend
+    _, data = backend.forward([1, 2, 3], None)
+    start = backend.layout.n_layer * backend.layout.layer_size
+    for place, value in ((0, 256), (1, -2), (1, -1), (2, 0.5), (3, -0.5), (2, np.nan)):
+        wrong = data.copy()
+        wrong[start + place] = value
+        with pytest.raises(UsageError, match="remembers token ids that"):
+            backend.forward([4], wrong)
+
+
+def test_the_limit_of_a_memory_is_told() -> None:
+    assert load(generation="1").description.endswith(
+        "; remembers at most 14 tokens; whenever they are full, all but the last 7 are forgotten"
+    )
+    assert "remembers" not in load(generation="2+ffnPre+head_qk").description
+
+
 def test_batches_equal_single_steps(model: Model) -> None:
     _, some = model.forward([1, 2, 3])
     logits, states = model.forward_batch([4, 5], [some, None])
@@ -142,3 +174,37 @@ def test_states_of_another_epsilon_are_not_taken(tmp_path: Path) -> None:
         load_model(path, group_norm_eps=0.0)
     with pytest.raises(UsageError, match="RWKV-4 has no group norm"):
         load_model(model_file("4"), group_norm_eps=1e-5)
+
+
+def test_the_epsilon_of_rwkv_2_and_3_may_be_given() -> None:
+    for generation, usual in (("2", 1e-16), ("2.5", 1e-9), ("3", 1e-8)):
+        path = model_file(generation)
+        model, other = load_model(path), load_model(path, key_eps=1e-3)
+        assert (model.spec.key_eps, other.spec.key_eps) == (usual, 1e-3)
+        assert model.fingerprint != other.fingerprint
+        assert load_model(path, key_eps=usual).fingerprint == model.fingerprint
+        assert not np.array_equal(model.forward([1, 2])[0], other.forward([1, 2])[0])
+        with pytest.raises(UsageError, match="sum of keys must lie between 0 and 1"):
+            load_model(path, key_eps=1.0)
+    with pytest.raises(UsageError, match="RWKV-4 adds no epsilon"):
+        load_model(model_file("4"), key_eps=1e-8)
+
+
+@pytest.mark.parametrize("parts", ["", "+ffnPre+head_qk"])
+def test_a_generation_may_be_named_where_the_tensors_fit(tmp_path: Path, parts: str) -> None:
+    found, named = load_model(model_file(f"3{parts}")), f"4{parts}"
+    other = load_model(model_file(f"3{parts}"), generation="4")
+    assert (found.spec.generation, other.spec.generation) == (f"3{parts}", named)
+    assert other.spec.key_eps == 0
+    # The formulas agree but for what guards them.
+    a, b = found.forward([5, 6, 7])[0], other.forward([5, 6, 7])[0]
+    assert np.abs(a - b).max() <= 1e-3 * np.abs(a).max()
+    assert load_model(model_file(f"3{parts}"), generation=named).fingerprint == other.fingerprint
+    back = load_model(model_file(named), generation="3")
+    assert (back.spec.generation, back.spec.key_eps) == (f"3{parts}", 1e-8)
+    found.forward([1])[1].save(tmp_path / "s.state")
+    with pytest.raises(SnapshotError, match=r"different weights and layout of the state"):
+        other.load_state(tmp_path / "s.state")
+    for wrong in ("7", "2", "5.2", "", "3 ", "1+head_qk"):
+        with pytest.raises(UsageError, match=r"It can be opened as 3[^ ]*, 4[^ ]*\.$"):
+            load_model(model_file(named), generation=wrong)

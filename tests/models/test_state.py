@@ -34,10 +34,20 @@ def test_a_new_state_is_finite_and_has_the_size_of_its_layout(generation: str) -
     assert np.isfinite(state).all()
 
 
+def test_what_belongs_to_no_layer_comes_after_the_layers() -> None:
+    layout = StateLayout.of(spec_of("1+head_qk", ctx_len=5, rank_copy=3))
+    assert [part.name for part in layout.shared] == ["ids", "copy_keys"]
+    assert layout.size == 2 * layout.layer_size + 5 + 15
+    state = layout.new()
+    assert (state[2 * layout.layer_size :][:5] == -1).all()
+    assert not state[: 2 * layout.layer_size].any()
+    assert not state[-15:].any()
+
+
 def test_generations_agree_on_how_a_tensor_is_kept() -> None:
     kinds: dict[str, tuple[str, str]] = {}
     for parts in GENERATIONS.values():
-        for rule in parts.layer:
+        for rule in parts.rules:
             assert kinds.setdefault(rule.name, (rule.kind, rule.logarithm)) == (
                 rule.kind,
                 rule.logarithm,
@@ -50,4 +60,5 @@ def test_the_width_of_the_time_mix_is_that_of_the_model_unless_it_is_given(
 ) -> None:
     spec = spec_of(generation)
     assert spec.n_att == spec.n_embd
-    assert spec.n_head * spec.head_size == (0 if generation == "4" else spec.n_att)
+    has_heads = "N" in GENERATIONS[generation].letters
+    assert spec.n_head * spec.head_size == (spec.n_att if has_heads else 0)
