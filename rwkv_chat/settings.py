@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from rwkv_chat import paths
-from rwkv_chat.chat import templates
+from rwkv_chat.chat.own import Own, named
 from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.templates import Think
 from rwkv_chat.errors import SettingsError, UsageError
 from rwkv_chat.files import replacing
 from rwkv_chat.text.display import scrub
@@ -23,6 +24,7 @@ __all__ = ["Settings"]
 
 _FILE = "settings.toml"
 _MAX_BYTES = 1 << 20
+_TABLES = ("sampling", "own")
 _RANGES: dict[str, tuple[float, float]] = {
     "threads": (0, 1024),
     "max_tokens": (1, 1_000_000),
@@ -35,7 +37,8 @@ class Settings:
     """The settings file as a value.
 
     `model` is a name or a path, "" the embedded one. `weights` is one of WEIGHTS. `threads` 0 means
-    one for each physical core. `template` "" means the one that fits the model. `think` names a
+    one for each physical core. `tokenizer` names the vocabulary file of `model`, "" the one that is
+    found. `template` "" means the one that fits the model, "own" the one in `own`. `think` names a
     thinking mode. `system` opens every new conversation. `max_tokens` bounds one answer. `theme` ""
     means the default one. `store_budget_gb` bounds the snapshots on disk, in units of 10^9 bytes.
 
@@ -44,6 +47,7 @@ class Settings:
     """
 
     model: str = ""
+    tokenizer: str = ""
     weights: str = "bf16"
     threads: int = 0
     template: str = ""
@@ -53,14 +57,15 @@ class Settings:
     theme: str = ""
     store_budget_gb: float = 2.0
     sampling: Sampling = field(default_factory=Sampling)
+    own: Own = field(default_factory=Own)
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             known = ", ".join(WEIGHTS)
             raise UsageError(f"weights must be one of {known}, not {self.weights!r}.")
         if self.template:
-            templates.get(self.template)
-        templates.Think(self.think)
+            named(self.template, self.own)
+        Think(self.think)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -89,9 +94,11 @@ class Settings:
         if table is None:
             return cls()
         sampling = _checked(path, table.pop("sampling", {}), Sampling(), "sampling.")
+        own = _checked(path, table.pop("own", {}), Own(), "own.")
         values = _checked(path, table, cls(), "")
         try:
-            return cls(**values, sampling=Sampling(**sampling))  # type: ignore[arg-type]
+            tables = {"sampling": Sampling(**sampling), "own": Own(**own)}  # type: ignore[arg-type]
+            return cls(**values, **tables)  # type: ignore[arg-type]
         except UsageError as error:
             raise SettingsError(f"{path}: {error} Correct the value or delete its line.") from error
 
@@ -105,9 +112,10 @@ class Settings:
         paths.ensure_private(path.parent)
         lines = ["# Settings of rwkv-chat; what is not here has its default value."]
         lines += _lines(self, Settings())
-        changed = _lines(self.sampling, Sampling())
-        if changed:
-            lines += ["", "[sampling]", *changed]
+        for name in _TABLES:
+            changed = _lines(getattr(self, name), getattr(Settings(), name))
+            if changed:
+                lines += ["", f"[{name}]", *changed]
         try:
             # A link, as people use for files under version control, stays a link.
             with replacing(path.resolve()) as file:
@@ -151,7 +159,8 @@ def _checked(path: Path, table: object, defaults: object, prefix: str) -> dict[s
             f"{path}: {key} must be a table. Write a line [{key}] above its values."
         )
     types = {f.name: type(getattr(defaults, f.name)) for f in fields(defaults)}  # type: ignore[arg-type]
-    types.pop("sampling", None)
+    for name in _TABLES:
+        types.pop(name, None)
     values: dict[str, object] = {}
     for key, value in table.items():
         if key not in types:
@@ -179,7 +188,7 @@ def _unknown(prefix: str, key: str, known: list[str]) -> str:
 def _lines(values: object, defaults: object) -> list[str]:
     """One line of TOML for each field that differs from its default, tables left out."""
     names = [f.name for f in fields(values)]  # type: ignore[arg-type]
-    changed = [n for n in names if getattr(values, n) != getattr(defaults, n) and n != "sampling"]
+    changed = [n for n in names if getattr(values, n) != getattr(defaults, n) and n not in _TABLES]
     return [f"{name} = {_literal(getattr(values, name))}" for name in changed]
 
 

@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
@@ -53,9 +54,10 @@ def run(options: argparse.Namespace) -> int:
     settings = compose.choose(options)
     path = catalog.find(settings.model or catalog.EMBEDDED)
     threads = settings.threads or None
-    load_model(path, settings.weights, threads=threads)  # converts it the first time
+    load = partial(load_model, path, settings.weights, threads=threads)
+    load(tokenizer=settings.tokenizer or None)  # converts it the first time
     begun = time.perf_counter()
-    model = load_model(path, settings.weights, threads=threads)
+    model = load(tokenizer=settings.tokenizer or None)
     load_s = time.perf_counter() - begun
     result = measure(model, options.batch, options.prompt_tokens, options.decode_tokens, load_s)
     if options.json:

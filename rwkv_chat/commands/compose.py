@@ -8,6 +8,7 @@ from dataclasses import replace
 from rwkv_chat import paths
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.session import Session
+from rwkv_chat.checkpoints.catalog import EMBEDDED
 from rwkv_chat.engine.library import LocalLibrary
 from rwkv_chat.engine.worker import Worker
 from rwkv_chat.settings import Settings
@@ -18,7 +19,10 @@ __all__ = ["choose", "defaults", "open_session", "open_store"]
 
 def choose(options: argparse.Namespace) -> Settings:
     """The settings of the person, overridden by the command line."""
-    given = {name: getattr(options, name, None) for name in ("model", "weights", "threads")}
+    names = ("model", "tokenizer", "weights", "threads")
+    given = {name: getattr(options, name, None) for name in names}
+    if given["model"] is not None and given["tokenizer"] is None:
+        given["tokenizer"] = ""  # that of the settings belongs to the model of the settings
     return replace(Settings.load(), **{k: v for k, v in given.items() if v is not None})
 
 
@@ -30,6 +34,7 @@ def defaults(settings: Settings) -> Options:
         think=settings.think,
         template=settings.template,
         max_tokens=settings.max_tokens,
+        own=settings.own,
     )
 
 
@@ -51,7 +56,9 @@ def open_session(settings: Settings, options: Options) -> Iterator[Session]:
     note = early.append
     with open_store(settings, lambda sentence: note(sentence)) as store, ExitStack() as closing:
         closing.callback(store.purge)
-        library = LocalLibrary(settings.weights, settings.threads or None)
+        model = settings.model or EMBEDDED
+        tokenizers = {model: settings.tokenizer} if settings.tokenizer else {}
+        library = LocalLibrary(settings.weights, settings.threads or None, tokenizers)
         session = Session(store, Worker(library, store.snapshots), options)
         closing.callback(session.close)
         note = session.notice

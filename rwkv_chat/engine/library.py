@@ -1,5 +1,6 @@
 """The models of this machine: what can be opened by name, and opening it."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rwkv_chat.chat.ports import ModelChoice, Progress
@@ -12,11 +13,17 @@ __all__ = ["LocalLibrary"]
 
 
 class LocalLibrary:
-    """Opens models with the weight type and the number of threads that the person chose."""
+    """Opens models with the weight type and the number of threads that the person chose.
 
-    def __init__(self, weights: str, threads: int | None) -> None:
+    `tokenizers` maps the names of models to vocabulary files that replace what is found.
+    """
+
+    def __init__(
+        self, weights: str, threads: int | None, tokenizers: Mapping[str, str] | None = None
+    ) -> None:
         self._weights = weights
         self._threads = threads
+        self._tokenizers = tokenizers or {}
 
     def available(self) -> list[ModelChoice]:
         """The embedded model and those in the models folder."""
@@ -30,4 +37,10 @@ class LocalLibrary:
         from rwkv_chat.engine.select import load_model  # slow: numpy comes with it
 
         path = catalog.find(name)
-        return load_model(path, self._weights, threads=self._threads, progress=progress)
+        return load_model(
+            path,
+            self._weights,
+            threads=self._threads,
+            progress=progress,
+            tokenizer=self._tokenizers.get(name),
+        )
