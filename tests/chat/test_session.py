@@ -347,7 +347,7 @@ def test_another_template_is_for_new_turns_only(bench: Bench) -> None:
     assert path[-1].text == "2.\n\nAll."
     bench.session.configure(conversation.id, template="")
     bench.session.send(conversation.id, "Three")
-    assert bench.fed().endswith(b" 2.\n\nAll.</s>\n\n\nUser: Three\n\nAssistant:")
+    assert bench.fed().endswith(b" 2.\n\nAll.</s>\n\nUser: Three\n\nAssistant:")
 
 
 def test_an_answer_that_goes_on_under_another_template_keeps_what_it_said() -> None:
