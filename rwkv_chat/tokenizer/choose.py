@@ -1,6 +1,7 @@
 """The vocabulary that belongs to a model, and the file that holds it."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from rwkv_chat import paths
@@ -66,6 +67,8 @@ def read_file(path: Path, vocab_size: int) -> Vocabulary:
     Raises:
         TokenizerError: it cannot be read, is none of these, or does not fit `vocab_size` rows.
     """
+    with suppress(RuntimeError):  # nobody's home: there is no such file
+        path = path.expanduser()
     data = read_regular(path)
     if path.suffix.lower() == ".json":
         vocabulary = _from_json(data, path, vocab_size)

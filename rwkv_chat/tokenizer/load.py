@@ -66,7 +66,8 @@ def read_regular(path: Path) -> bytes:
                 "Give the vocabulary file of the model."
             )
         return path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else error
         raise TokenizerError(
-            f"Cannot read the vocabulary {path}: {error.strerror}. It must lie beside its model."
+            f"Cannot read the vocabulary {path}: {reason}. It must lie beside its model."
         ) from error

@@ -144,8 +144,9 @@ def test_what_is_no_file_or_too_large_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(TokenizerError, match="not a regular file"):
         read_file(tmp_path / "pipe.json", 300)
-    with pytest.raises(TokenizerError, match="Cannot read the vocabulary"):
-        read_file(tmp_path / "absent.json", 300)
+    for absent in (tmp_path / "absent.json", Path("~nosuch/x.json"), Path("a\0b")):
+        with pytest.raises(TokenizerError, match="Cannot read the vocabulary"):
+            read_file(absent, 300)
     with (tmp_path / "large.json").open("wb") as file:
         file.truncate(65 << 20)
     with pytest.raises(TokenizerError, match="too many for a vocabulary"):
