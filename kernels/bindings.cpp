@@ -2,6 +2,7 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -11,6 +12,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -310,7 +312,7 @@ void init_decoder(rwkv::Decoder* self, PyModel& model, const rwkv::Vocabulary& v
                   nb::handle state, nb::handle logits, double temperature, double top_p,
                   std::uint64_t top_k, double min_p, double presence, double frequency, double decay,
                   std::uint64_t seed, const nb::sequence& stops, const Ids& exempt,
-                  const Ids& generated) {
+                  const Ids& generated, std::optional<std::int64_t> end) {
     const rwkv::Spec& spec = model.model->spec();
     if (vocabulary.size() > spec.vocabulary) {
         refuse("The vocabulary has " + std::to_string(vocabulary.size()) +
@@ -322,7 +324,11 @@ void init_decoder(rwkv::Decoder* self, PyModel& model, const rwkv::Vocabulary& v
     rwkv::DecoderSettings settings{
         check_sampling(temperature, top_p, top_k, min_p), presence, frequency, decay, seed,
         check_bytes(stops, "Stop strings"), check_ids(exempt, spec.vocabulary),
-        check_ids(generated, spec.vocabulary)};
+        check_ids(generated, spec.vocabulary), std::nullopt};
+    if (end.has_value()) settings.end = check_ids({*end}, spec.vocabulary)[0];
+    if (!settings.end.has_value() && !vocabulary.has_text()) {
+        refuse("The vocabulary has no token that can be chosen.");
+    }
     for (const std::string& stop : settings.stops) {
         if (stop.empty()) refuse("A stop string must not be empty.");
     }
@@ -396,7 +402,7 @@ NB_MODULE(_native, module) {
              nb::arg("logits"), nb::kw_only(), nb::arg("temperature"), nb::arg("top_p"),
              nb::arg("top_k"), nb::arg("min_p"), nb::arg("presence"), nb::arg("frequency"),
              nb::arg("decay"), nb::arg("seed"), nb::arg("stops"), nb::arg("exempt"),
-             nb::arg("generated"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+             nb::arg("generated"), nb::arg("end").none() = 0, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
         .def("run", &run, nb::arg("max_tokens"), nb::arg("seconds"))
         .def("cancel", &rwkv::Decoder::cancel)
         .def_prop_ro("state", &copy_of<&rwkv::Decoder::state>, nb::rv_policy::move)

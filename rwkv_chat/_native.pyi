@@ -105,6 +105,7 @@ class Decoder:
         stops: Sequence[bytes],
         exempt: Sequence[int],
         generated: Sequence[int],
+        end: int | None = 0,
     ) -> None: ...
     def run(self, max_tokens: int, seconds: float) -> tuple[list[int], str]:
         """New ids, and why it returned; "stop": a stop string ends within the last id's bytes."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from rwkv_chat import paths
-from rwkv_chat.chat import templates
+from rwkv_chat.chat.own import Own, named
 from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.templates import Think
 from rwkv_chat.errors import SettingsError, UsageError
 from rwkv_chat.files import replacing
 from rwkv_chat.text.display import scrub
@@ -23,7 +24,7 @@ __all__ = ["Settings"]
 
 _FILE = "settings.toml"
 _MAX_BYTES = 1 << 20
-_TABLES = ("sampling", "generations")
+_TABLES = ("sampling", "own", "generations")
 _RANGES: dict[str, tuple[float, float]] = {
     "threads": (0, 1024),
     "max_tokens": (1, 1_000_000),
@@ -36,7 +37,8 @@ class Settings:
     """The settings file as a value.
 
     `model` is a name or a path, "" the embedded one. `weights` is one of WEIGHTS. `threads` 0 means
-    one for each physical core. `template` "" means the one that fits the model. `think` names a
+    one for each physical core. `tokenizer` names the vocabulary file of `model`, "" the one that is
+    found. `template` "" means the one that fits the model, "own" the one in `own`. `think` names a
     thinking mode. `system` opens every new conversation. `max_tokens` bounds one answer. `theme` ""
     means the default one. `store_budget_gb` bounds the snapshots on disk, in units of 10^9 bytes.
     `generations` names the generation of RWKV for model files, by their absolute path, that are to
@@ -47,6 +49,7 @@ class Settings:
     """
 
     model: str = ""
+    tokenizer: str = ""
     weights: str = "bf16"
     threads: int = 0
     template: str = ""
@@ -57,14 +60,15 @@ class Settings:
     store_budget_gb: float = 2.0
     sampling: Sampling = field(default_factory=Sampling)
     generations: Mapping[str, str] = field(default_factory=dict)
+    own: Own = field(default_factory=Own)
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             known = ", ".join(WEIGHTS)
             raise UsageError(f"weights must be one of {known}, not {self.weights!r}.")
         if self.template:
-            templates.get(self.template)
-        templates.Think(self.think)
+            named(self.template, self.own)
+        Think(self.think)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -102,11 +106,13 @@ class Settings:
             return cls()
         sampling = _checked(path, table.pop("sampling", {}), Sampling(), "sampling.")
         generations = _texts(path, table.pop("generations", {}), "generations")
+        own = _checked(path, table.pop("own", {}), Own(), "own.")
         values = _checked(path, table, cls(), "")
         try:
             return cls(
                 **values,  # type: ignore[arg-type]
                 sampling=Sampling(**sampling),  # type: ignore[arg-type]
+                own=Own(**own),  # type: ignore[arg-type]
                 generations=generations,
             )
         except UsageError as error:
@@ -122,9 +128,10 @@ class Settings:
         paths.ensure_private(path.parent)
         lines = ["# Settings of rwkv-chat; what is not here has its default value."]
         lines += _lines(self, Settings())
-        changed = _lines(self.sampling, Sampling())
-        if changed:
-            lines += ["", "[sampling]", *changed]
+        for name in ("sampling", "own"):
+            changed = _lines(getattr(self, name), getattr(Settings(), name))
+            if changed:
+                lines += ["", f"[{name}]", *changed]
         if self.generations:
             lines += ["", "[generations]"]
             lines += [f"{_literal(k)} = {_literal(v)}" for k, v in self.generations.items()]

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -399,6 +400,10 @@ def test_what_the_interface_remembers_is_read_at_the_next_start() -> None:
     assert Settings.load() == Settings(
         threads=3, theme="nord", model="mine", sampling=Sampling(temperature=0.5), max_tokens=77
     )
+    for model, tokenizer in (("mine", "own.json"), ("other", "")):
+        replace(Settings.load(), model="mine", tokenizer="own.json").save()
+        chat_command._remember(model=model)
+        assert Settings.load().tokenizer == tokenizer
     Settings.path().write_text("nonsense")
     with pytest.raises(SettingsError, match="not valid TOML"):
         chat_command._remember(theme="nord")

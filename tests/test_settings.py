@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from rwkv_chat.chat.own import Own, choices
 from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.templates import Think
 from rwkv_chat.errors import SettingsError, UsageError
 from rwkv_chat.settings import Settings
 from rwkv_chat.weights import WEIGHTS
@@ -31,14 +33,20 @@ SETTINGS = st.builds(
     model=TEXT,
     weights=st.sampled_from(WEIGHTS),
     threads=st.integers(0, 1024),
-    template=st.sampled_from(["", "chat", "g1", "raw"]),
-    think=st.sampled_from(["off", "fast", "on"]),
+    tokenizer=TEXT,
+    template=st.sampled_from(["", *choices()]),
+    think=st.sampled_from(list(Think)).map(str),
     system=TEXT,
     max_tokens=st.integers(1, 1_000_000),
     theme=TEXT,
     store_budget_gb=st.floats(0.05, 1e6),
     sampling=SAMPLINGS,
     generations=st.dictionaries(TEXT, TEXT, max_size=3),
+    own=st.builds(
+        Own,
+        user=st.sampled_from(["Bob:", "<|user|>\n", "\u4f60"]),
+        separator=st.sampled_from(["\n\n", "</s>", "\x7f"]),
+    ),
 )
 
 
@@ -128,7 +136,7 @@ def test_a_whole_number_does_for_a_number() -> None:
     ("text", "says"),
     [
         ("thread = 2", "there is no setting thread. Did you mean threads?"),
-        ("xyz = 2", "there is no setting xyz. Known are: model, weights,"),
+        ("xyz = 2", "there is no setting xyz. Known are: model, tokenizer,"),
         ("[sampling]\ntop-p = 0.5", "no setting sampling.top-p. Did you mean sampling.top_p?"),
         ("[other]\na = 1", "there is no setting other."),
         ('threads = "2"', "threads must be a whole number, not '2'. Correct"),
@@ -140,8 +148,10 @@ def test_a_whole_number_does_for_a_number() -> None:
         ("model = 7", 'model must be a text in "quotes", not 7'),
         ("model = 1979-05-27", "model must be a text"),
         ('weights = "q3"', "weights must be one of f32, bf16, not 'q3'"),
-        ('template = "alpaca"', "no template 'alpaca'. Known are: chat, g1, raw"),
-        ('think = "hard"', "no thinking mode 'hard'. Known are: off, fast, on"),
+        ('template = "alpaca"', "no template 'alpaca'. Known are: chat, g1,"),
+        ('think = "hard"', "no thinking mode 'hard'. Known are: off, fast, on, a bit, a lot"),
+        ("[own]\nseparator = ''", "The separator of your template is empty"),
+        ("[own]\nbot = 'B:'", "there is no setting own.bot."),
         ("sampling = 3", "sampling must be a table. Write a line [sampling]"),
         ("generations = 3", "generations must be a table. Write a line [generations]"),
         ("[generations]\n'/m.pth' = 3", '/m.pth must be a text in "quotes", not 3'),

@@ -8,8 +8,6 @@
 namespace rwkv {
 namespace {
 
-constexpr std::uint32_t kEnd = 0;
-
 std::vector<bool> marks(const std::vector<std::uint32_t>& ids, std::size_t size) {
     std::vector<bool> marked(size, false);
     for (const std::uint32_t id : ids) marked[id] = true;
@@ -28,7 +26,8 @@ Decoder::Decoder(Model& model, const Vocabulary& vocabulary, std::vector<float> 
     for (const std::string& stop : settings_.stops) {
         longest_stop_ = std::max(longest_stop_, stop.size());
     }
-    for (std::uint32_t id = 1; id < model_.spec().vocabulary; ++id) {
+    for (std::uint32_t id = 0; id < model_.spec().vocabulary; ++id) {
+        if (settings_.end == id) continue;
         if (id >= vocabulary_.size() || vocabulary_.bytes(id).empty()) banned_.push_back(id);
     }
     for (const std::uint32_t id : settings_.generated) {
@@ -66,7 +65,7 @@ Ending Decoder::run(std::uint64_t max_tokens, double seconds, std::vector<std::u
     for (std::uint64_t count = 0; count < max_tokens; ++count) {
         if (cancelled_.load(std::memory_order_relaxed)) return Ending::cancelled;
         const std::uint32_t id = choose();
-        if (id == kEnd) return Ending::end;
+        if (settings_.end == id) return Ending::end;
         model_.forward({{&id, 1, state_.data(), logits_.data()}});
         ids.push_back(id);
         ++draw_;

@@ -67,6 +67,7 @@ class Answer:
             self.turn = turn
             self._template = template
             self._tokenizer = model.tokenizer
+            self._known = len(answer_bytes(turn, model.tokenizer)) if request.generated else 0
             self._store.update(turn)
             self._job = engine.generate(model, request, self)
 
@@ -151,4 +152,4 @@ class Answer:
 
     def _text(self, turn: Turn, *, complete: bool) -> str:
         raw = answer_bytes(turn, self._tokenizer)
-        return self._template.display(raw, complete)
+        return self._template.display(raw, complete, self._known)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from rwkv_chat.chat import events, prompt, templates
+from rwkv_chat.chat import events, prompt
 from rwkv_chat.chat.answer import Answer
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.ports import Engine, Model, Request, Store
@@ -52,7 +52,7 @@ class Answers:
         options = answer.options
         try:
             stored = self._store.load(answer.turn.conversation).path(answer.turn.id)
-            template = templates.get(options.template or model.template)
+            template = options.written_as(model.template)
             path = prompt.encode_path(stored, template, model.tokenizer, options.think)
             for before, after in zip(stored[:-1], path, strict=False):
                 if not before.tokenizer:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
-from rwkv_chat.chat import templates
+from rwkv_chat.chat.own import Own, named
 from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.templates import Template, Think
 from rwkv_chat.errors import UsageError
 
 __all__ = ["Options"]
@@ -13,7 +15,8 @@ __all__ = ["Options"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How answers are made. `template` "" means the one that fits the model.
+    """How answers are made. `template` "" means the one that fits the model,
+    "own" the one in `own`.
 
     `system` opens the conversation when it is not empty; `think` names a thinking mode;
     `max_tokens` bounds one answer. `start` is the full path of a trained start state, "" for none.
@@ -28,13 +31,18 @@ class Options:
     template: str = ""
     max_tokens: int = 500
     start: str = ""
+    own: Own = field(default_factory=Own)
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_tokens <= 1_000_000:
             raise UsageError(f"max_tokens must lie between 1 and 1000000, not {self.max_tokens}.")
-        templates.Think(self.think)
+        Think(self.think)
         if self.template:
-            templates.get(self.template)
+            named(self.template, self.own)
+
+    def written_as(self, fitting: str) -> Template:
+        """The template of new turns; `fitting` names the one that fits the model."""
+        return named(self.template or fitting, self.own)
 
     def to_json(self) -> dict[str, object]:
         """A JSON object from which `from_json` makes an equal value."""
@@ -52,7 +60,13 @@ class Options:
 
 def _choice(name: str, value: object, base: Options) -> dict[str, object]:
     if name == "sampling" and isinstance(value, Mapping):
-        known = {f.name for f in fields(Sampling)}
-        return {name: Sampling(**{k: v for k, v in value.items() if k in known})}
-    is_known = name in {f.name for f in fields(Options)} and name != "sampling"
+        return {name: Sampling(**_known(Sampling, value))}
+    if name == "own" and isinstance(value, Mapping):
+        return {name: Own(**_known(Own, value))}
+    is_known = name in {f.name for f in fields(Options)} - {"sampling", "own"}
     return {name: value} if is_known and type(value) is type(getattr(base, name)) else {}
+
+
+def _known(kind: type[Sampling] | type[Own], values: Mapping[str, object]) -> dict[str, Any]:
+    names = {f.name for f in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}

@@ -5,15 +5,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rwkv_chat.chat import templates
 from rwkv_chat.chat.ports import Tokenizer
-from rwkv_chat.chat.templates import Template, Think
+from rwkv_chat.chat.templates import Template, Think, after_label
 from rwkv_chat.chat.tree import Role, Turn
 
 __all__ = ["answer_bytes", "derive_seed", "encode_path"]
 
-_TAIL = 64
-_LABEL = templates.get("chat").answer_label  # that of every template which has labels
+_TAIL = 512
 
 
 def derive_seed(seed: int | None, ordinal: int) -> int:
@@ -35,16 +33,16 @@ def encode_path(
     """The turns of `path`, of which the last is to be answered, with ids of `tokenizer`.
 
     Ids that are already in this vocabulary stay as they are: text encoded anew may give others.
-    `think` names the thinking mode of the last turn when nothing of it was generated yet.
+    `think` names the thinking mode of the last turn when nothing of it was generated yet; the
+    message before it is told how long to think when it was not fed before.
     """
     encoded: list[Turn] = []
     tail = b""
     for turn in path:
-        last = turn is path[-1]
         known = turn.tokenizer == tokenizer.fingerprint and turn.ids
         unsaid = turn.role is Role.ASSISTANT and len(turn.ids) == turn.prefix and not turn.text
         if not known or unsaid:
-            mode = Think(think) if last else Think.OFF
+            mode = Think(think) if len(path) - len(encoded) <= 2 else Think.OFF
             turn = _encode(turn, template, tokenizer, mode, tail)
         tail = (tail + tokenizer.decode_bytes(turn.ids[-_TAIL:]))[-_TAIL:]
         encoded.append(turn)
@@ -54,7 +52,7 @@ def encode_path(
 def _encode(
     turn: Turn, template: Template, tokenizer: Tokenizer, think: Think, tail: bytes
 ) -> Turn:
-    said = template.opening(turn.role, turn.text, tail)
+    said = template.opening(turn.role, turn.text, tail, think)
     if turn.role is not Role.ASSISTANT:
         ids = tokenizer.encode(said)
         return replace(turn, ids=tuple(ids), prefix=0, tokenizer=tokenizer.fingerprint)
@@ -72,5 +70,5 @@ def answer_bytes(turn: Turn, tokenizer: Tokenizer) -> bytes:
     if len(turn.ids) == turn.prefix:
         return b""
     prefix = tokenizer.decode_bytes(turn.ids[: turn.prefix])
-    start = prefix.find(_LABEL) + len(_LABEL) if _LABEL in prefix else 0
+    start = len(prefix) - len(after_label(prefix))
     return tokenizer.decode_bytes(turn.ids)[start:]

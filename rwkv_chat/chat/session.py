@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import takewhile
 
-from rwkv_chat.chat import events, prompt, templates
+from rwkv_chat.chat import events, prompt
 from rwkv_chat.chat.answers import Answers
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.ports import Engine, ModelChoice, Store
@@ -100,6 +100,12 @@ class Session:
         """The name of the loaded model."""
         model = self._engine.model
         return model.name if model else None
+
+    @property
+    def fitting_template(self) -> str | None:
+        """The name of the template that fits the loaded model."""
+        model = self._engine.model
+        return model.template if model else None
 
     def models(self) -> list[ModelChoice]:
         """The models that can be opened."""
@@ -222,7 +228,7 @@ class Session:
         conversation = self._store.load(conversation_id)
         chosen = options or Options.from_json(conversation.settings, self._defaults)
         at = parent or conversation.head
-        labels = self._template(chosen).labels
+        labels = chosen.written_as(self.fitting_template or "chat").labels
         if at is None and chosen.system and labels:
             at = self._append(conversation_id, None, Role.SYSTEM, chosen.system).id
         user = self._append(conversation_id, at, Role.USER if labels else Role.TEXT, text)
@@ -295,10 +301,6 @@ class Session:
         self._answers.save_again()
 
     # -- inside --------------------------------------------------------------------------------
-
-    def _template(self, options: Options) -> templates.Template:
-        model = self._engine.model
-        return templates.get(options.template or (model.template if model else "chat"))
 
     def _append(self, conversation: str, parent: str | None, role: Role, text: str) -> Turn:
         turn = Turn(id="", conversation=conversation, parent=parent, seq=0, role=role, text=text)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rwkv_chat.chat import templates
 from rwkv_chat.checkpoints.detect import detect
 from rwkv_chat.checkpoints.folder import find_files
 from rwkv_chat.checkpoints.forms import restore
@@ -19,13 +20,11 @@ from rwkv_chat.errors import (
     UnsupportedModelError,
 )
 from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.tokenizer.fit import KINDS, kind_of
 
 __all__ = ["Source", "read_source"]
 
-_TOKENIZERS = ("world", "bytes", "bundled", "inside", "unknown")
-_TEMPLATES = ("chat", "g1", "raw")
 _MAX_NAME = 256
-_G1 = re.compile(r"(?<![a-z0-9])g1[a-z]?(?![a-z0-9])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +73,8 @@ def read_source(path: Path) -> Source:
     form, checkpoint = restore(stored, kind)
     found = detect(checkpoint)
     spec = with_config(found.spec, files.config) if form == "fla" else found.spec
-    usual = {65536: "world", 256: "bytes"}.get(spec.vocab_size, "unknown")
     told = checkpoint.metadata if kind == "gguf" else {}
-    tokenizer = told.get("tokenizer", usual)
-    chat = "g1" if _G1.search(files.name) else "chat"
+    tokenizer = told.get("tokenizer", kind_of(spec.vocab_size))
     return Source(
         checkpoint=checkpoint,
         format=f"{kind}, {form} names" if form else kind,
@@ -87,7 +84,7 @@ def read_source(path: Path) -> Source:
         ignored=found.ignored,
         name=_printable(files.name),
         tokenizer=tokenizer,
-        template=chat if tokenizer in ("world", "inside") else "raw",
+        template=templates.fitting(tokenizer, files.name),
         weights="",
         payload_sha256="",
         dtype=_widest(checkpoint, found.names),
@@ -120,7 +117,7 @@ def _converted(checkpoint: Checkpoint) -> Source:
     if not keys <= metadata.keys():
         missing = ", ".join(sorted(keys - metadata.keys()))
         raise NotAModelError(f"{path} is damaged: its metadata lacks {missing}.")
-    allowed = {"weights": ("f32", "bf16"), "tokenizer": _TOKENIZERS, "template": _TEMPLATES}
+    allowed = {"weights": ("f32", "bf16"), "tokenizer": KINDS, "template": templates.names()}
     for key, values in allowed.items():
         if metadata[key] not in values:
             raise NotAModelError(f"{path} is damaged: its {key} is {metadata[key][:40]!a}.")

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from rwkv_chat import __version__
+from rwkv_chat.chat.own import choices
 from rwkv_chat.weights import WEIGHTS
 
 __all__ = ["parser"]
@@ -42,7 +43,17 @@ def parser() -> argparse.ArgumentParser:
         "--state", metavar="FILE", help="begin with a trained start state (time_state, a .pth file)"
     )
     ask.add_argument("--json", action="store_true", help="one JSON object instead of the text")
-    ask.add_argument("--raw", action="store_true", help="continue the text as it is, no template")
+    form = ask.add_mutually_exclusive_group()
+    form.add_argument(
+        "--template", choices=choices(), help="how turns are written; default: as fits the model"
+    )
+    form.add_argument(
+        "--raw",
+        dest="template",
+        action="store_const",
+        const="raw",
+        help="continue the text as it is, no template",
+    )
 
     log = commands.add_parser("log", help="list conversations and their trees")
     log.set_defaults(command="log")
@@ -99,6 +110,12 @@ def _model_arguments(parser: argparse.ArgumentParser, *, suppress: bool) -> None
         help="a name from `models list`, or a path",
     )
     parser.add_argument("--weights", choices=WEIGHTS, default=default, help="type of the weights")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        default=default,
+        help="the vocabulary of the model, where it is not found beside it",
+    )
     _generation_argument(parser, suppress=suppress)
 
 

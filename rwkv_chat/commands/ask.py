@@ -43,7 +43,7 @@ def _change(options: argparse.Namespace, base: Options) -> Options:
         base,
         sampling=replace(base.sampling, **{k: v for k, v in given.items() if v is not None}),
         max_tokens=options.max_tokens or base.max_tokens,
-        template="raw" if options.raw else base.template,
+        template=options.template or base.template,
         start=str(Path(options.state).absolute()) if options.state else base.start,
     )
 

@@ -60,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
         settings.weights,
         threads=threads,
         generation=settings.generation_of(path),
+        tokenizer=settings.tokenizer or None,
     )
     load()  # converts it the first time
     begun = time.perf_counter()

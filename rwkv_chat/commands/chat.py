@@ -46,4 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _remember(**choices: Any) -> None:
     """Write choices into the settings file, and leave what it says of other things."""
-    replace(Settings.load(), **choices).save()
+    settings = Settings.load()
+    if choices.get("model", settings.model) != settings.model:
+        choices["tokenizer"] = ""  # it belongs to the model before
+    replace(settings, **choices).save()

@@ -19,7 +19,10 @@ __all__ = ["choose", "defaults", "open_session", "open_store"]
 
 def choose(options: argparse.Namespace) -> Settings:
     """The settings of the person, overridden by the command line."""
-    given = {name: getattr(options, name, None) for name in ("model", "weights", "threads")}
+    names = ("model", "tokenizer", "weights", "threads")
+    given = {name: getattr(options, name, None) for name in names}
+    if given["model"] is not None and given["tokenizer"] is None:
+        given["tokenizer"] = ""  # that of the settings belongs to the model of the settings
     chosen = replace(Settings.load(), **{k: v for k, v in given.items() if v is not None})
     generation = getattr(options, "generation", None)
     if generation is None:
@@ -35,6 +38,7 @@ def defaults(settings: Settings) -> Options:
         think=settings.think,
         template=settings.template,
         max_tokens=settings.max_tokens,
+        own=settings.own,
     )
 
 
@@ -56,7 +60,10 @@ def open_session(settings: Settings, options: Options) -> Iterator[Session]:
     note = early.append
     with open_store(settings, lambda sentence: note(sentence)) as store, ExitStack() as closing:
         closing.callback(store.purge)
-        library = LocalLibrary(settings.weights, settings.threads or None, settings.generations)
+        model = settings.model or EMBEDDED
+        tokenizers = {model: settings.tokenizer} if settings.tokenizer else {}
+        threads = settings.threads or None
+        library = LocalLibrary(settings.weights, threads, settings.generations, tokenizers)
         session = Session(store, Worker(library, store.snapshots), options)
         closing.callback(session.close)
         note = session.notice

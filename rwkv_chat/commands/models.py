@@ -80,7 +80,7 @@ def _rows(
         "width": f"{spec.n_embd}, hidden {spec.n_ffn}",
         "heads": f"{spec.n_head} of {spec.head_size}" if spec.n_head else "none",
         "vocabulary": f"{spec.vocab_size:,} tokens",
-        "tokenizer": found.tokenizer,
+        "tokenizer": _tokenizer(found),
         "template": found.template,
         "parameters": f"{spec.n_parameters:,}",
         "type in the file": found.dtype,
@@ -98,6 +98,21 @@ def _rows(
     if found.ignored:
         rows["not used"] = ", ".join(found.ignored)
     return rows
+
+
+def _tokenizer(found: "FileInfo") -> str:
+    """Its kind, and the file that has it where it does not come with the application."""
+    from rwkv_chat.checkpoints.folder import find_files
+    from rwkv_chat.tokenizer.choose import find_file
+    from rwkv_chat.tokenizer.fit import FILE_20B
+
+    if found.tokenizer not in ("20b", "unknown"):
+        return found.tokenizer
+    file = find_file(find_files(found.path).main, found.tokenizer)
+    if file is not None:
+        return f"{found.tokenizer}, in {file}"
+    absent = f"; {FILE_20B} is not here" if found.tokenizer == "20b" else "; no file beside it"
+    return found.tokenizer + absent
 
 
 def _convert(options: argparse.Namespace, *, as_json: bool) -> int:

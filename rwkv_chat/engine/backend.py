@@ -25,9 +25,9 @@ class DecoderConfig:
     The random number for the n-th token of an answer depends on `seed` and n alone, and the
     penalty counts on the ids generated in this answer, so a decoder is rebuilt exactly
     from `generated`. `token_bytes[i]` are the bytes of id i (empty: id i is never sampled, except
-    id 0, which ends the answer). `exempt` ids get no penalties. `stops` are not empty; the answer
-    ends with the token that completes one of them, whose bytes may go on behind it. What
-    `generated` holds already stops nothing, but a stop may begin in it.
+    `end`, which ends the answer; None: no id does). `exempt` ids get no penalties. `stops` are not
+    empty; the answer ends with the token that completes one of them, whose bytes may go on behind
+    it. What `generated` holds already stops nothing, but a stop may begin in it.
     """
 
     sampling: Sampling
@@ -36,6 +36,7 @@ class DecoderConfig:
     token_bytes: Sequence[bytes]
     exempt: tuple[int, ...] = ()
     generated: tuple[int, ...] = ()
+    end: int | None = 0
 
 
 class Decoder(Protocol):
@@ -46,7 +47,7 @@ class Decoder(Protocol):
 
         Returns:
             The new ids, and why it returned: "running" (time or max_tokens is used up), "stop" (a
-            stop string ends within the bytes of the last id), "end" (id 0 was sampled; it is
+            stop string ends within the bytes of the last id), "end" (that id was sampled; it is
             neither fed nor returned), "cancelled", or "non_finite" (the state is then unusable).
         """
 

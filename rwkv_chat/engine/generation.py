@@ -113,6 +113,7 @@ class Generation:
             token_bytes=model.tokenizer.token_bytes,
             exempt=model.tokenizer.exempt,
             generated=tuple(last[len(last) - request.generated :]),
+            end=model.tokenizer.end,
         )
         decoder = model.backend.decoder(state.data, state.logits, config)
         with self._lock:

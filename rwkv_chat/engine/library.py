@@ -13,14 +13,21 @@ __all__ = ["LocalLibrary"]
 
 
 class LocalLibrary:
-    """Opens models as the person chose: weight type, number of threads, and for some files (by
-    their absolute path) the generation.
+    """Opens models as the person chose: weight type, number of threads, for some files (by their
+    absolute path) the generation, and for some models (by name) the vocabulary file.
     """
 
-    def __init__(self, weights: str, threads: int | None, generations: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        weights: str,
+        threads: int | None,
+        generations: Mapping[str, str],
+        tokenizers: Mapping[str, str],
+    ) -> None:
         self._weights = weights
         self._threads = threads
         self._generations = generations
+        self._tokenizers = tokenizers
 
     def available(self) -> list[ModelChoice]:
         """The embedded model and those in the models folder."""
@@ -40,4 +47,5 @@ class LocalLibrary:
             threads=self._threads,
             progress=progress,
             generation=self._generations.get(str(path.absolute())),
+            tokenizer=self._tokenizers.get(name),
         )

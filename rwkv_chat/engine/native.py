@@ -175,6 +175,7 @@ class NativeBackend:
                 stops=config.stops,
                 exempt=check_ids(config.exempt, self._spec.vocab_size),
                 generated=check_ids(config.generated, self._spec.vocab_size),
+                end=config.end,
             )
 
     def _vocabulary_of(self, token_bytes: Sequence[bytes]) -> _native.Vocabulary:

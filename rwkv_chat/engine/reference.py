@@ -128,7 +128,8 @@ class ReferenceDecoder:
         self._text = b"".join(config.token_bytes[token] for token in config.generated)
         self._silent = np.ones(backend.spec.vocab_size, dtype=bool)
         self._silent[: len(config.token_bytes)] = [not text for text in config.token_bytes]
-        self._silent[0] = False  # the end of the answer, though it stands for no text
+        if config.end is not None:  # it can be chosen, though it stands for no text
+            self._silent[config.end] = False
         self._cancelled = threading.Event()
 
     @property
@@ -153,7 +154,7 @@ class ReferenceDecoder:
             return ids, "non_finite"
         while len(ids) < max_tokens and not self._cancelled.is_set():
             token = self._next()
-            if token == 0:
+            if token == self._config.end:
                 return ids, "end"
             known = len(self._text)
             self._feed(token)

@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 
 from rwkv_chat.chat.ports import Progress
+from rwkv_chat.checkpoints.folder import find_files
 from rwkv_chat.checkpoints.open import ConvertedModel, FileInfo, inspect, open_model
 from rwkv_chat.engine import memory
 from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Backend
 from rwkv_chat.engine.model import Model
-from rwkv_chat.errors import TokenizerError, UsageError
-from rwkv_chat.tokenizer.load import load as load_tokenizer
+from rwkv_chat.errors import UsageError
+from rwkv_chat.tokenizer.choose import choose
 from rwkv_chat.tokenizer.parse import parse
 from rwkv_chat.tokenizer.vocabulary import Vocabulary
 
@@ -27,6 +28,7 @@ def load_model(
     group_norm_eps: float | None = None,
     key_eps: float | None = None,
     generation: str | None = None,
+    tokenizer: str | Path | None = None,
 ) -> Model:
     """Open a model file of any supported format.
 
@@ -45,9 +47,12 @@ def load_model(
             for characters, 1e-8 (before June 2022: 1e-9) for the Pile.
         generation: such as "3", for a file whose tensors fit more than one: those of RWKV-3 and 4
             have the same names, and some converters drop what tells them apart.
+        tokenizer: a vocabulary file to use instead of the one that is found; see
+            `tokenizer.choose`.
 
     Raises:
         CheckpointError: the file cannot be used.
+        TokenizerError: its vocabulary is not here, or another one was given.
         MemoryLimitError: the model does not fit into memory.
         UsageError: an argument names something that does not exist.
     """
@@ -61,14 +66,21 @@ def load_model(
         raise UsageError(f"There is no weights type {weights!r}; use {known}.")
     backend_name = _backend_name(found.spec.generation)
     memory.check(found.name, needed_bytes(found, weights), memory.available_bytes())
+    file = Path(tokenizer) if tokenizer else None
+    rows = found.spec.vocab_size
+    vocabulary = None
+    if file is not None or found.tokenizer != "inside":  # before anything is converted
+        vocabulary = choose(find_files(Path(path)).main, found.tokenizer, rows, file)
     converted = open_model(Path(path), weights, progress, group_norm_eps, key_eps, generation)
-    tokenizer = _tokenizer(converted)
+    if vocabulary is None:
+        tokens = parse(converted.vocabulary.encode(), f"The vocabulary inside {path}")
+        vocabulary = Vocabulary("inside", tokens, rows)
     backend = _backend(backend_name, converted, threads)
     return Model(
         name=converted.name,
         backend=backend,
-        tokenizer=tokenizer,
-        template=converted.template,
+        tokenizer=vocabulary,
+        template=found.template,
         fingerprint=converted.fingerprint,
         weights=converted.weights,
     )
@@ -80,21 +92,6 @@ def needed_bytes(found: FileInfo, weights: str) -> int:
     if _backend_name(found.spec.generation) == "reference":  # it keeps a copy in float32
         need += found.weights_bytes["f32"]
     return need
-
-
-def _tokenizer(converted: ConvertedModel) -> Vocabulary:
-    kind, rows, folder = converted.tokenizer, converted.spec.vocab_size, converted.source.parent
-    if kind == "inside":
-        tokens = parse(converted.vocabulary.encode(), f"The vocabulary inside {converted.source}")
-        return Vocabulary(kind, tokens, rows)
-    if kind == "unknown":
-        if not (folder / "vocab.txt").is_file():
-            raise TokenizerError(
-                f"The vocabulary of {converted.source} is not known: it has {rows} tokens, where "
-                "World has 65536 and bytes 256. Put its vocabulary beside it as vocab.txt."
-            )
-        kind = "bundled"
-    return load_tokenizer(kind, rows, folder)
 
 
 def _backend_name(generation: str) -> str:

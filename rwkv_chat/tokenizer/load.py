@@ -1,4 +1,4 @@
-"""The tokenizer that a model names."""
+"""The tokenizers that come with the application, and vocabularies in the text format."""
 
 import stat
 from pathlib import Path
@@ -9,9 +9,10 @@ from rwkv_chat.tokenizer.parse import parse
 from rwkv_chat.tokenizer.vocabulary import Vocabulary
 from rwkv_chat.tokenizer.world import world_tokens
 
-__all__ = ["load", "read_vocabulary"]
+__all__ = ["load", "read_regular", "read_vocabulary"]
 
 _SUBSET_FILE = "vocab.txt"
+_MAX_FILE_BYTES = 64 << 20
 
 
 def load(kind: str, vocab_size: int, folder: Path | None = None) -> Vocabulary:
@@ -46,12 +47,27 @@ def read_vocabulary(path: Path) -> list[bytes]:
     Raises:
         TokenizerError: it cannot be read, or breaks the format.
     """
+    return parse(read_regular(path), str(path))
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a vocabulary file.
+
+    Raises:
+        TokenizerError: it is no regular file, cannot be read, or is too large for a vocabulary.
+    """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
             raise TokenizerError(f"The vocabulary {path} is not a regular file.")
-        data = path.read_bytes()
-    except OSError as error:
+        if found.st_size > _MAX_FILE_BYTES:
+            raise TokenizerError(
+                f"{path} has {found.st_size} bytes, too many for a vocabulary. "
+                "Give the vocabulary file of the model."
+            )
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else error
         raise TokenizerError(
-            f"Cannot read the vocabulary {path}: {error.strerror}. It must lie beside its model."
+            f"Cannot read the vocabulary {path}: {reason}. It must lie beside its model."
         ) from error
-    return parse(data, str(path))

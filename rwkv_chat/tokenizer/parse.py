@@ -13,7 +13,6 @@ from rwkv_chat.errors import TokenizerError
 
 __all__ = ["pack", "parse", "render", "unpack"]
 
-_MAX_FILE_BYTES = 64 << 20
 _MAX_TOKEN_BYTES = 1024
 _ESCAPE = r"""\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})"""
 _SINGLE = rf"""'(?:[^'\\\0\r\n]|{_ESCAPE})*'"""
@@ -33,11 +32,6 @@ def parse(data: bytes, source: str) -> list[bytes]:
         TokenizerError: a line that breaks the format, a gap in the ids, a token that appears twice,
             or a byte that no token stands for.
     """
-    if len(data) > _MAX_FILE_BYTES:
-        raise TokenizerError(
-            f"{source} has {len(data)} bytes, too many for a vocabulary. "
-            "Use a file in the format of rwkv_vocab_v20230424.txt."
-        )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

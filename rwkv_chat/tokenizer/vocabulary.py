@@ -1,13 +1,16 @@
-"""A vocabulary at work: greedy longest match over bytes, and back."""
+"""A vocabulary at work: text to ids, and back."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rwkv_chat._native import Vocabulary as _Native
 from rwkv_chat.errors import TokenizerError
 from rwkv_chat.tokenizer.parse import pack
 
-__all__ = ["Vocabulary"]
+__all__ = ["Encoder", "Vocabulary"]
+
+Encoder = Callable[[bytes], list[int]]
+"""The ids of bytes, which are UTF-8 but for what a model has cut off."""
 
 _EXEMPT = b" \t0123456789"
 
@@ -15,17 +18,29 @@ _EXEMPT = b" \t0123456789"
 class Vocabulary:
     """Text to ids and back; implements `chat.ports.Tokenizer`.
 
-    Every byte string can be encoded and comes back exactly. Encoding is not homomorphic:
-    `encode(a) + encode(b)` may differ from `encode(a + b)`, so ids are kept, not made anew.
+    Encoding is not homomorphic: `encode(a) + encode(b)` may differ from `encode(a + b)`, so ids are
+    kept, not made anew.
 
     `name` is for people. `fingerprint` is the sha256 of the tokens, hexadecimal, whatever the
     number of rows. `vocab_size` is the number of rows of the model, V. `token_bytes` holds the
-    bytes of every id, [V]; none for id 0 and for ids that only the model has.
-    `exempt` are the ids of blanks, tabs and digits, which repetition penalties leave alone.
+    bytes of every id, [V]; an id without any is never sampled, but for `end`, which ends an answer
+    (None: no id does). `exempt` are the ids of blanks, tabs and digits, which repetition penalties
+    leave alone.
     """
 
-    def __init__(self, name: str, tokens: Sequence[bytes], vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        tokens: Sequence[bytes],
+        vocab_size: int | None = None,
+        *,
+        end: int | None = 0,
+        encoder: Encoder | None = None,
+    ) -> None:
         """Use `tokens` (the bytes of every id from 0) for a model with `vocab_size` rows.
+
+        Without an `encoder` each place takes the longest token that fits: where every byte has a
+        token, every byte string can be encoded and comes back exactly.
 
         Raises:
             TokenizerError: there are more tokens than rows.
@@ -41,20 +56,22 @@ class Vocabulary:
         self.fingerprint = hashlib.sha256(pack(tokens)).hexdigest()
         self.vocab_size = vocab_size
         self.token_bytes: tuple[bytes, ...] = (*tokens, *[b""] * (vocab_size - len(tokens)))
+        self.end = end
         self.exempt: tuple[int, ...] = tuple(
             i for i, token in enumerate(tokens) if len(token) == 1 and token in _EXEMPT
         )
         self._native = _Native(self.token_bytes)
+        self._encode: Encoder = encoder or self._native.encode
 
     def __len__(self) -> int:
         return self.vocab_size
 
     def encode(self, text: str | bytes) -> list[int]:
-        """The ids of `text`: at each place the longest token that fits.
+        """The ids of `text`.
 
         Lone surrogates, which no UTF-8 can hold, are read as U+FFFD.
         """
-        return self._native.encode(_to_utf8(text) if isinstance(text, str) else text)
+        return self._encode(_to_utf8(text) if isinstance(text, str) else text)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """The bytes that `ids` stand for.

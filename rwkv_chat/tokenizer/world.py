@@ -1,13 +1,13 @@
 """The World vocabulary: 65,529 tokens, the same for all World and G1 models."""
 
 import hashlib
-import importlib.util
 from contextlib import suppress
 from pathlib import Path
 
 from rwkv_chat import paths
 from rwkv_chat.errors import SettingsError, TokenizerError
 from rwkv_chat.files import replacing
+from rwkv_chat.tokenizer.packaged import packaged
 from rwkv_chat.tokenizer.parse import pack, parse, unpack
 
 __all__ = ["world_tokens"]
@@ -60,14 +60,10 @@ def _official() -> list[bytes]:
 
 
 def _locate() -> Path:
-    # Finding the package does not run it: its modules import torch.
-    spec = importlib.util.find_spec("rwkv")
-    folders = spec.submodule_search_locations if spec is not None else None
-    for folder in folders or ():
-        path = Path(folder) / _FILE
-        if path.is_file():
-            return path
-    raise TokenizerError(
-        "The World vocabulary is missing: the Python package rwkv, which ships it, is not "
-        "installed. Run: pip install rwkv."
-    )
+    path = packaged("rwkv", _FILE)
+    if path is None:
+        raise TokenizerError(
+            "The World vocabulary is missing: the Python package rwkv, which ships it, is not "
+            "installed. Run: pip install rwkv."
+        )
+    return path

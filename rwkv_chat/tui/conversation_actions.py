@@ -82,7 +82,7 @@ class ConversationActions(BaseApp):
         def done(chosen: Options | None) -> None:
             if chosen is None or chosen == options:
                 return
-            names = ("sampling", "system", "think", "template", "max_tokens", "start")
+            names = ("sampling", "system", "think", "template", "max_tokens", "start", "own")
             changed = {
                 name: getattr(chosen, name)
                 for name in names
@@ -94,7 +94,8 @@ class ConversationActions(BaseApp):
                 self.remember(**changed)
 
         whose = "this conversation" if conversation is not None else "new conversations"
-        self.push_screen(SettingsScreen(options, whose), done)
+        screen = SettingsScreen(options, whose, self.session.fitting_template)
+        self.push_screen(screen, done)
 
     def action_models(self) -> None:
         """Show the models of this machine."""

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.own import Own, choices
 from rwkv_chat.chat.sampling import Sampling
-from rwkv_chat.chat.templates import Think, names
+from rwkv_chat.chat.templates import Think
 from rwkv_chat.errors import UsageError
 
 json_values = st.recursive(
@@ -19,20 +20,24 @@ json_values = st.recursive(
 
 
 def test_json_gives_the_same_value_back() -> None:
-    options = Options(Sampling(top_k=3, seed=5), "Be brief.", "on", "g1", 42)
+    own = Own("Bob:", "Alice:", "\n", "")
+    options = Options(Sampling(top_k=3, seed=5), "Be brief.", "a bit", "own", 42, own)
     assert Options.from_json(json.loads(json.dumps(options.to_json())), Options()) == options
 
 
 @given(
     st.dictionaries(
-        st.sampled_from(["sampling", "system", "think", "template", "max_tokens", "other"]),
-        json_values,
+        st.sampled_from(["sampling", "system", "think", "template", "max_tokens", "own", "other"]),
+        json_values
+        | st.dictionaries(st.sampled_from(["user", "separator", "seed"]), json_values)
+        | st.sampled_from(["own", "raven", "a lot"]),
     )
 )
 def test_whatever_is_stored_gives_usable_choices(data: dict[str, object]) -> None:
     options = Options.from_json(data, Options())
     assert options.think in list(Think)
-    assert options.template in ["", *names()]
+    assert options.template in ["", *choices()]
+    assert options.written_as("chat").name == (options.template or "chat")
 
 
 def test_a_missing_choice_is_the_default() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from rwkv_chat.chat import events
 from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.own import Own
 from rwkv_chat.chat.ports import Listener, Request
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.session import Session
@@ -330,6 +331,44 @@ def test_a_template_changed_midway_leaves_the_label_out_of_the_text(bench: Bench
     bench.session.continue_answer(conversation.id)
     bench.engine.jobs[-1].finish(" two", Finish.LENGTH)
     assert bench.session.load(conversation.id).path()[-1].text == " one two"
+
+
+def test_another_template_is_for_new_turns_only(bench: Bench) -> None:
+    conversation = bench.ask("One", " 1.\n\n")
+    before = bench.store.load(conversation.id).path()
+    own = Own("<user> ", "<bot> ", "</s>\n", "")
+    bench.session.configure(conversation.id, template="own", own=own)
+    bench.ask("Two</s>\nmore", " 2.\n\nAll.</s>\n", conversation.id)
+    path = bench.store.load(conversation.id).path()
+    assert path[:2] == before
+    first = b"User: One\n\nAssistant: 1.\n\n"
+    assert bench.fed() == first + b"</s>\n<user> Two< /s>\nmore</s>\n<bot>"
+    assert bench.engine.jobs[-1].request.stops == (b"</s>\n",)
+    assert path[-1].text == "2.\n\nAll."
+    bench.session.configure(conversation.id, template="")
+    bench.session.send(conversation.id, "Three")
+    assert bench.fed().endswith(b" 2.\n\nAll.</s>\n\nUser: Three\n\nAssistant:")
+
+
+def test_an_answer_that_goes_on_under_another_template_keeps_what_it_said() -> None:
+    bench = Bench(FakeModel(template="g1"))
+    conversation = bench.session.send(None, "Two paragraphs")
+    bench.engine.jobs[-1].say(" One.\n\nTw")
+    bench.session.stop(conversation.id)
+    bench.session.configure(conversation.id, template="chat")
+    bench.session.continue_answer(conversation.id)
+    bench.engine.jobs[-1].finish("o.\n\n")
+    assert bench.session.load(conversation.id).path()[-1].text == "One.\n\nTwo."
+
+
+def test_how_long_to_think_is_fed_but_not_shown() -> None:
+    bench = Bench(FakeModel(template="g1"), Options(think="a lot"))
+    conversation = bench.ask("Why?", ">hm</think>\nSo.\n\nUser:")
+    assert bench.fed() == b"User: Why? (think a lot)\n\nAssistant: <think"
+    assert texts(bench.session.load(conversation.id)) == ["Why?", "<think>hm</think>\nSo."]
+    bench.session.configure(conversation.id, think="off")
+    bench.session.send(conversation.id, "And?")
+    assert bench.fed().endswith(b"So.\n\nUser: And?\n\nAssistant:")
 
 
 def test_a_model_for_raw_text_gets_no_system_prompt() -> None:

@@ -1,5 +1,6 @@
 """From a file to a model: vocabulary, memory, backend."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,27 @@ def test_a_vocabulary_beside_the_model_is_used(odd: Path) -> None:
     lines = [f"{byte + 1} {bytes([byte])!r} 1" for byte in range(256)]
     odd.with_name("vocab.txt").write_text("\n".join([*lines, "257 'Hello' 5"]) + "\n")
     assert load_model(odd).tokenizer.encode("Hello!") == [257, 34]
+
+
+def test_a_vocabulary_can_be_named(odd: Path, tmp_path: Path) -> None:
+    table = {str(i): chr(0x4E00 + i) for i in range(300)}
+    file = tmp_path / "words.json"
+    file.write_text(json.dumps(table), encoding="utf-16")
+    model = load_model(odd, tokenizer=file)
+    assert (model.tokenizer.name, model.tokenizer.end) == ("characters", None)
+    assert model.tokenizer.encode("一丁") == [0, 1]
+    table["300"] = "x"
+    file.write_text(json.dumps(table))
+    with pytest.raises(TokenizerError, match="301 ids and the model 300 rows"):
+        load_model(odd, tokenizer=file)
+
+
+def test_a_model_without_its_vocabulary_is_refused_before_it_is_converted(
+    odd: Path, home: Path
+) -> None:
+    with pytest.raises(TokenizerError):
+        load_model(odd)
+    assert not (home / "cache").exists()
 
 
 def test_the_environment_chooses_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,12 +248,37 @@ def test_a_decoder_keeps_its_model_and_vocabulary() -> None:
         ({"stops": [b""]}, ValueError), ({"stops": ["text"]}, TypeError),
         ({"exempt": [61]}, IndexError), ({"generated": [-1]}, IndexError),
         ({"state": PROMPT_STATE[:-1]}, ValueError), ({"logits": PROMPT_LOGITS[:-1]}, ValueError),
-        ({"seed": -1}, TypeError),
+        ({"seed": -1}, TypeError), ({"end": 61}, IndexError), ({"end": -1}, IndexError),
     ],
 )  # fmt: skip
 def test_refusals(changes: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         decoder(**changes)
+
+
+def test_another_id_or_none_ends_an_answer() -> None:
+    tokens = [b"zero", *TOKENS[1:]]
+    vocabulary = _native.Vocabulary(tokens)
+    for end in (None, 0, 7):
+        answer = _native.Decoder(
+            MODEL, vocabulary, PROMPT_STATE, PROMPT_LOGITS, **{**SETTINGS, "top_p": 1.0}, end=end
+        )
+        ids, reason = answer.run(3000, 600.0)
+        possible = {i for i, token in enumerate(tokens) if token}
+        assert set(ids) <= possible - {end}
+        if end is None:
+            assert (reason, len(ids)) == ("running", 3000)
+            assert set(ids) == possible
+        else:
+            assert reason == "end"
+
+
+def test_a_vocabulary_without_any_text() -> None:
+    silent = _native.Vocabulary([b""] * 5)
+    with pytest.raises(ValueError, match="no token that can be chosen"):
+        _native.Decoder(MODEL, silent, PROMPT_STATE, PROMPT_LOGITS, **SETTINGS, end=None)
+    answer = _native.Decoder(MODEL, silent, PROMPT_STATE, PROMPT_LOGITS, **SETTINGS)
+    assert answer.run(3, 60.0) == ([], "end")
 
 
 def test_a_vocabulary_larger_than_the_model() -> None:

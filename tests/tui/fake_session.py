@@ -31,6 +31,7 @@ class FakeSession:
         self.held = False
         self.release = threading.Event()
         self.model_name = model
+        self.fitting_template: str | None = "g1"
         self.choices = [
             ModelChoice("fake-0.1b", "12 layers, bf16, 380 MB", "/models/fake.st"),
             ModelChoice("fake-1.5b", "24 layers, q8, 1.6 GB", "/models/big.st"),

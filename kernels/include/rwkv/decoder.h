@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct DecoderSettings {
     std::vector<std::string> stops;           // none empty; any of them in the bytes ends the answer
     std::vector<std::uint32_t> exempt;        // below V
     std::vector<std::uint32_t> generated;     // below V: the answer so far
+    std::optional<std::uint32_t> end = 0;     // below V: ends the answer and is not part of it
 };
 
 enum class Ending { running, stop, end, cancelled, non_finite };
@@ -56,7 +58,7 @@ private:
     std::uint64_t draw_;                 // tokens generated in this answer
     std::string tail_;                   // the last bytes, those that can begin a stop
     std::size_t longest_stop_ = 0;
-    std::vector<std::uint32_t> banned_;  // ids that never stand for text
+    std::vector<std::uint32_t> banned_;  // ids that stand for no text, the end left out
     Penalties penalties_;
     Sampler sampler_;
     std::vector<double> adjusted_;       // [V]

@@ -24,6 +24,9 @@ public:
 
     std::size_t size() const { return starts_.size() - 1; }
 
+    // Whether any id stands for text.
+    bool has_text() const { return !text_.empty(); }
+
     // The bytes of `id`, which must be below size().
     std::string_view bytes(std::uint32_t id) const {
         return {text_.data() + starts_[id], starts_[id + 1] - starts_[id]};

@@ -11,11 +11,13 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from rwkv_chat.chat import templates
 from rwkv_chat.chat.options import Options
+from rwkv_chat.chat.own import OWN, Own, choices, named
 from rwkv_chat.chat.sampling import Sampling
+from rwkv_chat.chat.templates import Think
 from rwkv_chat.errors import UsageError
 from rwkv_chat.text.display import clean, one_line
+from rwkv_chat.tui.widgets.choice import Choice
 
 __all__ = ["SettingsScreen", "parse_form"]
 
@@ -29,12 +31,18 @@ _SAMPLING: dict[str, tuple[str, str, type]] = {
     "decay": ("Decay", "how slowly they fade; 1 never", float),
     "seed": ("Seed", "empty: another each time", int),
 }
-_OTHERS = {
-    "max_tokens": ("Longest", "tokens in one answer"),
-    "system": ("System", "told to the model first; \\n is a new line"),
-    "think": ("Thoughts", " or ".join(mode.value for mode in templates.Think)),
-    "template": ("Template", "empty fits; " + ", ".join(templates.names())),
-    "start": ("Start state", "a trained one, its .pth file"),
+_PARTS = {
+    "user": ("User label", "before what you say"),
+    "assistant": ("Answer label", "before an answer"),
+    "separator": ("Separator", "\\n stands for a new line"),
+    "system": ("System label", "before the system text"),
+}
+_THOUGHTS = {
+    Think.OFF: "as it likes",
+    Think.FAST: "fast: none",
+    Think.ON: "think",
+    Think.BIT: "think a bit",
+    Think.LOT: "think a lot",
 }
 
 
@@ -59,23 +67,21 @@ def parse_form(values: Mapping[str, str], before: Options) -> Options:
         longest = int(values["max_tokens"].strip())
     except ValueError:
         raise UsageError("Longest must be a whole number.") from None
-    template = values["template"].strip()
-    if template:
-        templates.get(template)
     start = values["start"].strip()
     if start and not _is_file(start):
         raise UsageError(f"Start state must be a file, and there is no {start!r}.")
-    think = values["think"].strip()
-    if think not in [mode.value for mode in templates.Think]:
-        raise UsageError(f"Thoughts must be {_OTHERS['think'][1]}, not {think!r}.")
+    own = before.own
+    if values["template"] == OWN:
+        own = Own(**{part: _lines(values[f"own-{part}"]) for part in _PARTS})
     return replace(
         before,
         sampling=Sampling(**numbers),  # type: ignore[arg-type]
-        system=values["system"].replace("\\n", "\n"),
-        think=think,
-        template=template,
+        system=_lines(values["system"]),
+        think=values["think"],
+        template=values["template"],
         max_tokens=longest,
         start=str(Path(start).expanduser().absolute()) if start else "",
+        own=own,
     )
 
 
@@ -86,46 +92,89 @@ def _is_file(text: str) -> bool:
         return False
 
 
+class _Form(VerticalScroll, can_focus=False, inherit_bindings=False):
+    """Scrolls with the focus: up and down are for the fields."""
+
+
 class SettingsScreen(ModalScreen[Options | None]):
     """Returns the changed options, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
+        Binding("enter", "keep", "Keep", id="dialog.keep"),
         Binding("up", "app.focus_previous", "Previous field", id="dialog.up"),
         Binding("down", "app.focus_next", "Next field", id="dialog.down"),
     ]
 
-    def __init__(self, options: Options, whose: str) -> None:
+    def __init__(self, options: Options, whose: str, fitting: str | None) -> None:
+        """`whose` choices they are, for the title; `fitting` names the model's own template."""
         super().__init__()
         self._options = options
         self._whose = whose
+        self._fitting = fitting
+        self._own = self._texts(OWN)
 
     def compose(self) -> ComposeResult:
         """The form."""
-        sampling = self._options.sampling
-        with VerticalScroll(classes="dialog", can_focus=False) as dialog:
+        options = self._options
+        with _Form(classes="dialog") as dialog:
             dialog.border_title = f"Settings of {self._whose}"
             dialog.border_subtitle = "Enter keeps, Esc cancels"
             yield Static("", classes="form-error", markup=False)
             for name, (title, note, _) in _SAMPLING.items():
-                value = getattr(sampling, name)
                 yield from _row(
-                    name,
-                    title,
-                    note,
-                    ""
-                    if value is None
-                    else f"{value:g}"
-                    if isinstance(value, float)
-                    else str(value),
+                    title, note, Input(_number(getattr(options.sampling, name)), id=name)
                 )
-            for name, (title, note) in _OTHERS.items():
-                text = str(getattr(self._options, name)).replace("\n", "\\n")
-                yield from _row(name, title, note, clean(text))
+            yield from self._rows()
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
+    def _rows(self) -> ComposeResult:
+        """What is not sampling."""
+        options = self._options
+        longest = Input(str(options.max_tokens), id="max_tokens")
+        yield from _row("Longest", "tokens in one answer", longest)
+        told = "told to the model first; \\n is a new line"
+        system = Input(_one_line(options.system), id="system", placeholder=told)
+        yield from _row("System", "", system)
+        start = Input(clean(options.start), id="start")
+        yield from _row("Start state", "a trained one, its .pth file", start)
+        thoughts = Choice(
+            {m.value: title for m, title in _THOUGHTS.items()}, options.think, "think"
+        )
+        yield from _row("Thoughts", "of a model that has some", thoughts)
+        fits = f"fits: {self._fitting}" if self._fitting else "fits the model"
+        known = {"": fits, **{name: name for name in choices()}}
+        template = Choice(known, options.template, "template")
+        yield from _row("Template", "← → choose", template)
+        texts = self._texts(options.template)
+        for part, (title, note) in _PARTS.items():
+            yield from _row(title, note, Input(texts[part], id=f"own-{part}"))
+
+    def on_choice_changed(self, event: Choice.Changed) -> None:
+        """Show the parts of the template."""
+        if event.choice.id == "template":
+            chosen = event.choice.value
+            texts = self._own if chosen == OWN else self._texts(chosen)
+            for part, text in texts.items():
+                self.query_one(f"#own-{part}", Input).value = text
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """A changed part makes the template the person's own."""
+        if not (event.input.id or "").startswith("own-"):
+            return
+        template = self.query_one("#template", Choice)
+        texts = {part: self.query_one(f"#own-{part}", Input).value for part in _PARTS}
+        if template.value == OWN or texts != self._texts(template.value):
+            template.value = OWN
+            self._own = texts
+
+    def on_input_submitted(self) -> None:
+        """Enter in a field."""
+        self.action_keep()
+
+    def action_keep(self) -> None:
         """Check everything, and close when all of it can be used."""
         values = {field.id or "": field.value for field in self.query(Input)}
+        values |= {choice.id or "": choice.value for choice in self.query(Choice)}
         try:
             options = parse_form(values, self._options)
         except UsageError as error:
@@ -136,10 +185,30 @@ class SettingsScreen(ModalScreen[Options | None]):
             return
         self.dismiss(options)
 
+    def _texts(self, choice: str) -> dict[str, str]:
+        """The parts of a template as the form shows them."""
+        template = named(choice or self._fitting or "chat", self._options.own)
+        return {part: _one_line(getattr(template, part)) for part in _PARTS}
 
-def _row(name: str, title: str, note: str, value: str) -> ComposeResult:
+
+def _row(title: str, note: str, field: Input | Choice) -> ComposeResult:
     with Horizontal(classes="form-row"):
         yield Static(title, classes="form-name", markup=False)
-        yield Input(value, id=name, placeholder=note if name == "system" else "")
-        if name != "system":
+        yield field
+        if note:
             yield Static(note, classes="form-note", markup=False)
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _one_line(text: str) -> str:
+    """Text for a field of one line, which `_lines` reads."""
+    return clean(text.replace("\\", "\\\\").replace("\n", "\\n"))
+
+
+def _lines(text: str) -> str:
+    return "\\".join(part.replace("\\n", "\n") for part in text.split("\\\\"))

@@ -1,0 +1,81 @@
+"""A template that a person writes."""
+
+from dataclasses import dataclass, fields
+
+from rwkv_chat.chat import templates
+from rwkv_chat.chat.templates import Template
+from rwkv_chat.errors import UsageError
+from rwkv_chat.text.display import scrub
+
+__all__ = ["OWN", "Own", "choices", "named"]
+
+OWN = "own"
+"""The name under which it is chosen."""
+
+_MAX_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The labels of turns and what separates them; `system` may be empty.
+
+    Raises:
+        UsageError: a part that cannot be used, with its name.
+    """
+
+    user: str = "User:"
+    assistant: str = "Assistant:"
+    separator: str = "\n\n"
+    system: str = "System:"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            part = getattr(self, field.name)
+            if not isinstance(part, str) or len(part) > _MAX_LENGTH or scrub(part) != part:
+                raise UsageError(
+                    f"The {field.name} part of your template must be a text of at most "
+                    f"{_MAX_LENGTH} characters, not {part!r:.80}."
+                )
+        for name in ("user", "assistant"):
+            if not getattr(self, name).strip():
+                raise UsageError(
+                    f"The {name} part of your template is empty; give a label, such as "
+                    f"{name.capitalize()}:."
+                )
+        if not self.separator:
+            raise UsageError("The separator of your template is empty; give one, such as \\n\\n.")
+        for name in ("user", "assistant", "system"):
+            if self.separator in getattr(self, name):
+                raise UsageError(
+                    f"The {name} part of your template must not hold the separator: "
+                    "nobody could tell where a turn ends."
+                )
+
+    def template(self) -> Template:
+        """What conversations are written with."""
+        # A space before an answer is for the model to write: with it begin most of its tokens.
+        user, assistant, system = (
+            label.rstrip(" ") for label in (self.user, self.assistant, self.system)
+        )
+        return Template(OWN, user, assistant, system, self.separator)
+
+    @classmethod
+    def like(cls, template: Template) -> "Own":
+        """The parts of another template, to change them; the usual ones where it has no labels."""
+        if not template.labels:
+            return cls()
+        return cls(template.user, template.assistant, template.separator, template.system)
+
+
+def choices() -> list[str]:
+    """The names of all templates that a person can choose."""
+    return [*templates.names(), OWN]
+
+
+def named(name: str, own: Own) -> Template:
+    """The template with this name, `own` being what the person has written.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return own.template() if name == OWN else templates.get(name)
