@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     _model_arguments(tune, suppress=True)
     tune.add_argument("--steps", type=_positive, metavar="N", default=200)
     tune.add_argument(
-        "--rate", type=_rate, metavar="R", default=0.03, help="learning rate, default: 0.03"
+        "--rate", type=_rate, metavar="R", default=0.05, help="learning rate, default: 0.05"
     )
     tune.add_argument("--batch", type=_positive, metavar="B", default=4, help="texts at once")
     tune.add_argument(

@@ -55,7 +55,7 @@ class Plan:
     """
 
     steps: int = 200
-    rate: float = 0.03
+    rate: float = 0.05
     batch: int = 4
     length: int = 256
     seed: int = 1
