@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rwkv_chat.chat import templates
 from rwkv_chat.checkpoints import catalog
 from rwkv_chat.commands import compose
 from rwkv_chat.commands.signals import exit_code
@@ -24,16 +25,18 @@ def run(options: argparse.Namespace) -> int:
     """Tune, write, and report the loss on what was held out; a signal keeps the best so far."""
     if importlib.util.find_spec("torch") is None:
         raise UsageError("tune needs torch, which is not installed. Install it: pip install torch")
-    from rwkv_chat.chat import templates
-    from rwkv_chat.engine.select import load_model
-    from rwkv_chat.training import examples, tune
+    from rwkv_chat.training import examples
 
     _check_places(options)
     settings = compose.choose(options)
     path = catalog.find(settings.model or catalog.EMBEDDED)
+    documents = examples.read(options.text)
+
+    from rwkv_chat.engine.select import load_model
+    from rwkv_chat.training import tune  # slow: torch comes with it
+
     plan = tune.Plan(options.steps, options.rate, options.batch, options.length, options.seed)
     spec = tune.check(path, plan)
-    documents = examples.read(options.text)
     model = load_model(path, settings.weights, threads=settings.threads or None)
     template = templates.get(model.template)
     rows = [examples.cut(each, model.tokenizer, template, plan.length) for each in documents]
