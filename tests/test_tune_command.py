@@ -17,6 +17,7 @@ from rwkv_chat.errors import UsageError
 from tests.tiny import load, model_file
 
 COMMAND = [sys.executable, "-m", "rwkv_chat", "tune"]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # threads of a model this small only wait
 LINES = "\n\n".join(f"User: {n}\nAssistant: {n + 1}, matey" for n in range(12))
 
 
@@ -34,6 +35,7 @@ def tune(*arguments: str | Path, model: Path | None = None) -> subprocess.Comple
         text=True,
         timeout=120,
         stdin=subprocess.DEVNULL,
+        env={**os.environ, **ENVIRONMENT},
     )
 
 
@@ -68,6 +70,7 @@ def test_a_signal_keeps_the_best_so_far(number: signal.Signals, text: Path, tmp_
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, **ENVIRONMENT},
     )
     assert process.stderr is not None
     for line in process.stderr:

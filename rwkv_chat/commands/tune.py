@@ -35,8 +35,10 @@ def run(options: argparse.Namespace) -> int:
     from rwkv_chat.engine.select import load_model
     from rwkv_chat.training import tune  # slow: torch comes with it
 
+    if settings.threads:
+        tune.use_threads(settings.threads)
     plan = tune.Plan(options.steps, options.rate, options.batch, options.length, options.seed)
-    spec = tune.check(path, plan)
+    spec = tune.check(path)
     model = load_model(path, settings.weights, threads=settings.threads or None)
     template = templates.get(model.template)
     rows = [examples.cut(each, model.tokenizer, template, plan.length) for each in documents]
@@ -45,9 +47,10 @@ def run(options: argparse.Namespace) -> int:
         f"{model.name}: learning from {len(parts.learnt)} pieces of text, choosing by "
         f"{len(parts.watched)}, judged by {len(parts.held_out)}"
     )
-    if slow := tune.why_slow(spec):
+    recurrence, slow = tune.recurrence_for(spec)
+    if slow:
         _say(slow)
-    frozen = tune.open_frozen(path, settings.weights)
+    frozen = tune.open_frozen(path, settings.weights, plan, recurrence)
     before = tune.measure(frozen, None, parts.held_out, plan)
     tuned = tune.tune(frozen, parts, plan, _Progress(plan))
     tune.start_state(model, tuned.states).save(options.out)

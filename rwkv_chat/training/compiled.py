@@ -69,7 +69,10 @@ def _build(name: str, compiler: str, flags: Sequence[str]) -> ctypes.CDLL:
             command = [compiler, *flags, "-o", str(built), str(path)]
             done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
             if done.returncode != 0:
-                raise EngineError(f"{name} does not compile: {done.stderr[-2000:]}")
+                raise EngineError(
+                    f"{name} does not compile with {compiler}; it needs GCC 12, clang, or nvcc 12.\n"
+                    f"{done.stderr[-2000:]}"
+                )
             built.replace(target)
     return ctypes.CDLL(str(target))
 

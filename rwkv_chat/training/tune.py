@@ -22,10 +22,10 @@ from rwkv_chat.errors import EngineError, UnsupportedModelError, UsageError
 from rwkv_chat.files import replacing
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32
-from rwkv_chat.training.compiled import cpp_compiler
+from rwkv_chat.training.compiled import kernels_for
 from rwkv_chat.training.examples import Parts, Row
 from rwkv_chat.training.loss import cross_entropy
-from rwkv_chat.training.model import Goose
+from rwkv_chat.training.model import Goose, Recurrence
 from rwkv_chat.training.operator import HEAD_SIZE, recur_from, recur_from_slowly
 
 __all__ = [
@@ -34,9 +34,10 @@ __all__ = [
     "check",
     "measure",
     "open_frozen",
+    "recurrence_for",
     "start_state",
     "tune",
-    "why_slow",
+    "use_threads",
     "write_time_state",
 ]
 
@@ -78,45 +79,55 @@ class Tuned:
     interruption: KeyboardInterrupt | None = None
 
 
-def why_slow(spec: ModelSpec) -> str:
-    """Why the compiled operator cannot be used for this model, as a sentence; "" if it can."""
-    if spec.head_size != HEAD_SIZE:
-        reason = f"its heads have {spec.head_size} channels, and the compiled operator {HEAD_SIZE}"
-    elif cpp_compiler() is None:
-        reason = "there is no C++ compiler; install g++, or name one in CXX"
-    else:
-        return ""
-    return f"This will be slow, a loop in torch: {reason}."
-
-
-def check(path: Path, plan: Plan) -> ModelSpec:
-    """Whether a model can be tuned here, from the headers of its file.
+def check(path: Path) -> ModelSpec:
+    """The shape of a model that can be tuned, from the headers of its file.
 
     Raises:
         CheckpointError: the file cannot be used. UnsupportedModelError: it is no RWKV-7.
-        MemoryLimitError: there is too little memory.
     """
     found = inspect(path)
-    spec = found.spec
-    if spec.generation != "7":
+    if found.spec.generation != "7":
         raise UnsupportedModelError(
-            f"{found.name} is an RWKV-{spec.generation} model. Only RWKV-7 models can be tuned."
+            f"{found.name} is an RWKV-{found.spec.generation} model. Only RWKV-7 models can be "
+            "tuned."
         )
-    kept = _KEPT + (4 * spec.head_size if why_slow(spec) else 0)
-    floats = plan.batch * plan.length * (spec.n_layer * spec.n_embd * kept + 2 * spec.n_embd)
-    memory.check(found.name, found.weights_bytes["f32"] + 4 * floats, memory.available_bytes())
-    return spec
+    return found.spec
 
 
-def open_frozen(path: Path, weights: str) -> Goose:
+def use_threads(count: int) -> None:
+    """Compute with `count` threads from now on."""
+    torch.set_num_threads(count)
+
+
+def recurrence_for(spec: ModelSpec) -> tuple[Recurrence, str]:
+    """The fastest recurrence that works here, and a sentence when that is a slow one."""
+    if spec.head_size != HEAD_SIZE:
+        reason = f"Its heads have {spec.head_size} channels, and the compiled operator {HEAD_SIZE}."
+    else:
+        try:
+            kernels_for(torch.device("cpu"))
+        except (UsageError, EngineError) as error:
+            reason = str(error).partition("\n")[0]
+        else:
+            return recur_from, ""
+    return recur_from_slowly, f"This will be slow, a loop in torch. {reason}"
+
+
+def open_frozen(
+    path: Path, weights: str, plan: Plan, recurrence: Recurrence = recur_from_slowly
+) -> Goose:
     """The model of a file with the values of that weights type, in float32, not trainable.
 
     Raises:
         CheckpointError: the file cannot be used.
+        MemoryLimitError: there is too little memory for it and for what `plan` needs.
     """
     converted = open_model(path, weights)
     spec = converted.spec
-    recurrence = recur_from_slowly if why_slow(spec) else recur_from
+    kept = _KEPT + (0 if recurrence is recur_from else 4 * spec.head_size)
+    floats = plan.batch * plan.length * spec.n_layer * spec.n_embd * kept
+    need = 4 * (spec.n_parameters + floats)
+    memory.check(f"Tuning {converted.name}", need, memory.available_bytes())
     with torch.device("meta"):  # no time goes into initial values
         model = Goose(spec, recurrence)
     tensors = {}
