@@ -46,6 +46,7 @@ Tell = Callable[[int, float, float | None], None]
 
 _MEASURES = 20
 _KEPT = 64  # floats kept for the backward pass, for each token and channel of each layer
+_LOGITS = 3 * 512  # for each row of the vocabulary while the loss is computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ def open_frozen(
     spec = converted.spec
     kept = _KEPT + (0 if recurrence is recur_from else 4 * spec.head_size)
     floats = plan.batch * plan.length * spec.n_layer * spec.n_embd * kept
+    floats += _LOGITS * spec.vocab_size
     need = 4 * (spec.n_parameters + floats)
     memory.check(f"Tuning {converted.name}", need, memory.available_bytes())
     with torch.device("meta"):  # no time goes into initial values
