@@ -85,15 +85,19 @@ def parser() -> argparse.ArgumentParser:
         "--time-state", metavar="FILE.pth", type=_path, help="also as a file of other runtimes"
     )
     _model_arguments(tune, suppress=True)
-    tune.add_argument("--steps", type=_positive, metavar="N", default=200)
+    tune.add_argument("--steps", type=_positive, metavar="N", default=200, help="default: 200")
     tune.add_argument(
         "--rate", type=_rate, metavar="R", default=0.05, help="learning rate, default: 0.05"
     )
-    tune.add_argument("--batch", type=_positive, metavar="B", default=4, help="texts at once")
     tune.add_argument(
-        "--length", type=_positive, metavar="N", default=256, help="tokens of a text at once"
+        "--batch", type=_positive, metavar="B", default=4, help="texts in a step, default: 4"
     )
-    tune.add_argument("--seed", type=int, metavar="S", default=1)
+    tune.add_argument(
+        "--length", type=_positive, metavar="N", default=256, help="tokens of each, default: 256"
+    )
+    tune.add_argument(
+        "--seed", type=int, metavar="S", default=1, help="deals out the texts, default: 1"
+    )
 
     doctor = commands.add_parser("doctor", help="check this installation")
     doctor.set_defaults(command="doctor")

@@ -15,6 +15,7 @@ machine set `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0`, so that threads that wai
 CPU.
 
 `text/dialogues.txt` and `text/intents.txt` decide how the model feels; read them first. The order
-in the code: `gather`, `write`, `pack` make data; `operator`, `model`, `loss`, `batches`, `train`
-use it; `export` and `judge` look at what came out.
+in the code: `gather`, `write`, `pack` make data; `compiled`, `operator`, `model`, `loss`,
+`batches`, `train` use it; `export` and `judge` look at what came out. `examples` and `tune` train a
+start state for any RWKV-7 model (`rwkv-chat tune`).
 """
