@@ -70,7 +70,7 @@ def _build(name: str, compiler: str, flags: Sequence[str]) -> ctypes.CDLL:
             done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
             if done.returncode != 0:
                 raise EngineError(
-                    f"{name} does not compile with {compiler}; it needs GCC 12, clang, or nvcc 12.\n"
+                    f"{name} does not compile with {compiler}; GCC 12, clang or nvcc 12 can.\n"
                     f"{done.stderr[-2000:]}"
                 )
             built.replace(target)

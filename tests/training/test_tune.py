@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -194,7 +193,7 @@ def test_an_interruption_keeps_what_there_is() -> None:
 
     def interrupt(step: int, loss: float, watched: float | None) -> None:
         if step == 4:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     tuned = tune(frozen, parts, Plan(steps=10, batch=2), interrupt)
     assert isinstance(tuned.interruption, KeyboardInterrupt)
