@@ -1,10 +1,11 @@
 // The RWKV-7 recurrence with its gradient, for training on a CPU. Plain C ABI, float32, heads of 64.
 //
-// Per head, with the state S[key][value], starting from zero:
+// Per head, with the state S[key][value]:
 //   sa = S^T a                                          S_t = diag(w) S + b sa^T + k v^T
 //   y  = S_t^T r
 // Tensors are [B, T, H, 64], contiguous. Rows of S lie along the values, so that every sum over
-// keys stays in registers; sums over values are folded sixteen rows at a time (`fold`).
+// keys stays in registers; sums over values are folded sixteen rows at a time (`fold`). States of
+// the caller are [B, H, 64 values, 64 keys], the other way round, as all RWKV-7 runtimes have them.
 
 #include <cstdint>
 #include <cstring>
@@ -101,15 +102,32 @@ inline Row advance(const State& s, State& next, const Inputs& x, const Row& sa) 
   return y;
 }
 
-void forward_head(int64_t steps, int64_t stride, Inputs x, float* y, State* stored) {
-  State s;
+// The caller's state [value][key], or zeros where there is none.
+void enter(const float* from, State& s) {
   std::memset(&s, 0, sizeof s);
+  if (!from) return;
+  for (int j = 0; j < kHead; ++j) {
+    for (int i = 0; i < kHead; ++i) s.row[j].v[i / kLanes][i % kLanes] = from[i * kHead + j];
+  }
+}
+
+void leave(const State& s, float* to) {
+  for (int j = 0; j < kHead; ++j) {
+    for (int i = 0; i < kHead; ++i) to[i * kHead + j] = s.row[j].v[i / kLanes][i % kLanes];
+  }
+}
+
+void forward_head(int64_t steps, int64_t stride, Inputs x, const float* initial, float* y,
+                  State* stored, float* last) {
+  State s;
+  enter(initial, s);
   for (int64_t t = 0; t < steps; ++t) {
     if (stored && t % kChunk == 0) stored[t / kChunk] = s;
     const Inputs now = x.at(t * stride);
     const Row sa = removed(s, now.a);
     store(y + t * stride, advance(s, s, now, sa));
   }
+  leave(s, last);
 }
 
 struct Gradients {
@@ -152,9 +170,10 @@ void retreat(const State& before, const State& after, State& ds, const Inputs& x
 }
 
 void backward_head(int64_t steps, int64_t stride, Inputs x, const float* dy, const State* stored,
-                   const Gradients& d, int64_t base, std::vector<State>& states) {
+                   const float* d_last, const Gradients& d, int64_t base, float* d_initial,
+                   std::vector<State>& states) {
   State ds;
-  std::memset(&ds, 0, sizeof ds);
+  enter(d_last, ds);
   Row sa[kChunk];
   for (int64_t chunk = (steps + kChunk - 1) / kChunk - 1; chunk >= 0; --chunk) {
     const int64_t first = chunk * kChunk;
@@ -170,6 +189,7 @@ void backward_head(int64_t steps, int64_t stride, Inputs x, const float* dy, con
       retreat(states[i], states[i + 1], ds, x.at(o), sa[i], dy + o, d, base + o);
     }
   }
+  leave(ds, d_initial);
 }
 
 template <typename F>
@@ -189,32 +209,38 @@ extern "C" {
 
 int64_t wkv7_chunks(int64_t steps) { return (steps + kChunk - 1) / kChunk; }
 
-// `stored` receives the states before every 16th step, [B, H, chunks, 64, 64], 64-byte aligned.
+// `initial` may be null: zeros. `last` receives the states after the last step. `stored` receives
+// those before every 16th, [B, H, chunks, 64 keys, 64 values], 64-byte aligned; null where no
+// gradient is wanted.
 void wkv7_forward(int64_t batch, int64_t steps, int64_t heads, const float* r, const float* w,
-                  const float* k, const float* v, const float* a, const float* b, float* y,
-                  float* stored, int threads) {
+                  const float* k, const float* v, const float* a, const float* b,
+                  const float* initial, float* y, float* last, float* stored, int threads) {
   const int64_t stride = heads * kHead;
   const int64_t chunks = wkv7_chunks(steps);
   auto* states = reinterpret_cast<State*>(stored);
   share(batch * heads, threads, [=](int64_t job) {
     const int64_t o = job / heads * steps * stride + job % heads * kHead;
-    forward_head(steps, stride, Inputs{r, w, k, v, a, b}.at(o), y + o,
-                 states ? states + job * chunks : nullptr);
+    const int64_t head = job * kHead * kHead;
+    forward_head(steps, stride, Inputs{r, w, k, v, a, b}.at(o), initial ? initial + head : nullptr,
+                 y + o, states ? states + job * chunks : nullptr, last + head);
   });
 }
 
+// `d_last`, the gradient of the last states, may be null: zeros.
 void wkv7_backward(int64_t batch, int64_t steps, int64_t heads, const float* r, const float* w,
                    const float* k, const float* v, const float* a, const float* b,
-                   const float* dy, const float* stored, float* dr, float* dw, float* dk,
-                   float* dv, float* da, float* db, int threads) {
+                   const float* stored, const float* dy, const float* d_last, float* dr, float* dw,
+                   float* dk, float* dv, float* da, float* db, float* d_initial, int threads) {
   const int64_t stride = heads * kHead;
   const int64_t chunks = wkv7_chunks(steps);
   const auto* states = reinterpret_cast<const State*>(stored);
   share(batch * heads, threads, [=](int64_t job) {
     std::vector<State> scratch(kChunk + 1);
     const int64_t o = job / heads * steps * stride + job % heads * kHead;
+    const int64_t head = job * kHead * kHead;
     backward_head(steps, stride, Inputs{r, w, k, v, a, b}.at(o), dy + o, states + job * chunks,
-                  Gradients{dr, dw, dk, dv, da, db}, o, scratch);
+                  d_last ? d_last + head : nullptr, Gradients{dr, dw, dk, dv, da, db}, o,
+                  d_initial + head, scratch);
   });
 }
 

@@ -1,6 +1,7 @@
 """What the command line understands."""
 
 import argparse
+import math
 from pathlib import Path
 
 from rwkv_chat import __version__
@@ -85,6 +86,30 @@ def parser() -> argparse.ArgumentParser:
     for each in (listing, info, convert):
         each.add_argument("--json", action="store_true", help="JSON instead of text")
 
+    tune = commands.add_parser("tune", help="train a start state on a text, on this machine")
+    tune.set_defaults(command="tune")
+    tune.add_argument("text", metavar="FILE", type=_path, help="text, chats, or .jsonl")
+    tune.add_argument(
+        "--out", metavar="FILE.state", type=_path, required=True, help="the start state to write"
+    )
+    tune.add_argument(
+        "--time-state", metavar="FILE.pth", type=_path, help="also as a file of other runtimes"
+    )
+    _model_arguments(tune, suppress=True)
+    tune.add_argument("--steps", type=_positive, metavar="N", default=200, help="default: 200")
+    tune.add_argument(
+        "--rate", type=_rate, metavar="R", default=0.05, help="learning rate, default: 0.05"
+    )
+    tune.add_argument(
+        "--batch", type=_positive, metavar="B", default=4, help="texts in a step, default: 4"
+    )
+    tune.add_argument(
+        "--length", type=_positive, metavar="N", default=256, help="tokens of each, default: 256"
+    )
+    tune.add_argument(
+        "--seed", type=int, metavar="S", default=1, help="deals out the texts, default: 1"
+    )
+
     doctor = commands.add_parser("doctor", help="check this installation")
     doctor.set_defaults(command="doctor")
     doctor.add_argument("--json", action="store_true", help="JSON instead of text")
@@ -134,6 +159,17 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {value}")
+    return value
+
+
+def _path(text: str) -> Path:
+    return Path(_model(text)).expanduser()
 
 
 def _model(text: str) -> str:

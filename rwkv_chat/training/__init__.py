@@ -9,11 +9,13 @@ Each stage is one command; each writes what the next one reads.
     python -m rwkv_chat.training.export --run work/run --packed work/packed --package rwkv_chat/data
     python -m rwkv_chat.training.judge  --run work/run --packed work/packed --package rwkv_chat/data
 
-Training needs g++ for the recurrence (`kernels/training/wkv7.cpp`) and runs from a checkout. The
-schedule follows the clock; a run that is interrupted goes on when started again. On a busy machine
-set `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0`, so that threads that wait do not burn the CPU.
+Training needs g++ for the recurrence (`kernels/training/wkv7.cpp`), or nvcc on a GPU (`wkv7.cu`).
+The schedule follows the clock; a run that is interrupted goes on when started again. On a busy
+machine set `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0`, so that threads that wait do not burn the
+CPU.
 
 `text/dialogues.txt` and `text/intents.txt` decide how the model feels; read them first. The order
-in the code: `gather`, `write`, `pack` make data; `operator`, `model`, `loss`, `batches`, `train`
-use it; `export` and `judge` look at what came out.
+in the code: `gather`, `write`, `pack` make data; `compiled`, `operator`, `model`, `loss`,
+`batches`, `train` use it; `export` and `judge` look at what came out. `examples` and `tune` train a
+start state for any RWKV-7 model (`rwkv-chat tune`).
 """

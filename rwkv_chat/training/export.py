@@ -50,7 +50,7 @@ def open_trained(run: Path) -> tuple[dict[str, Tensor], ModelSpec, dict[str, Any
     for name, key in (("trained.pt", "weights"), ("checkpoint.pt", "average")):
         path = run / name
         if path.exists():
-            stored = torch.load(path, weights_only=True)
+            stored = torch.load(path, map_location="cpu", weights_only=True)
             return stored[key], Shape(**stored["shape"]).spec(), stored["progress"]
     raise UsageError(f"{run} holds no trained model. Run the train stage first.")
 

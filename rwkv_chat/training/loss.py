@@ -16,7 +16,7 @@ class _CrossEntropy(torch.autograd.Function):
         kind = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
         matrix = head.to(kind)
         dx = torch.empty_like(x)
-        dhead = torch.zeros_like(head, dtype=torch.float32)
+        dhead = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         total = x.new_zeros((), dtype=torch.float32)
         for first in range(0, len(x), _ROWS):
             part = slice(first, first + _ROWS)
@@ -27,14 +27,16 @@ class _CrossEntropy(torch.autograd.Function):
             gradient = logits.sub_(norm).exp_().mul_(weight)
             gradient = gradient.scatter_add_(1, target, -weight).to(kind)
             dx[part] = gradient @ matrix
-            dhead += (gradient.T @ x[part]).float()
+            if dhead is not None:
+                dhead += (gradient.T @ x[part]).float()
         ctx.save_for_backward(dx, dhead)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         dx, dhead = ctx.saved_tensors
-        return dx * grads[0].to(dx.dtype), dhead * grads[0], None, None
+        dhead = None if dhead is None else dhead * grads[0]
+        return dx * grads[0].to(dx.dtype), dhead, None, None
 
 
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""RWKV-7 (x070) for training, in torch, with the official tensor names and initial values.
+"""RWKV-7 (x070) in torch, differentiable, with the official tensor names and initial values.
 
 Equations and initial values follow the official RWKV-7 of RWKV-LM.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rwkv_chat.models.spec import ModelSpec
-from rwkv_chat.training.operator import HEAD_SIZE, recur
+from rwkv_chat.training.operator import HEAD_SIZE, recur_from
 
-__all__ = ["Shape", "Trainee"]
+__all__ = ["Goose", "Recurrence", "Shape", "Trainee"]
+
+Recurrence = Callable[..., tuple[Tensor, Tensor]]
+"""`recur_from`, or the same computed in another way."""
 
 _GROUP_NORM_EPS = 64e-5
 _DECAY_SCALE = math.exp(-0.5)
@@ -69,14 +73,15 @@ def _shifted(x: Tensor) -> Tensor:
 class TimeMix(nn.Module):
     """The recurrent half of a block."""
 
-    def __init__(self, spec: ModelSpec, layer: int) -> None:
+    def __init__(self, spec: ModelSpec, layer: int, recurrence: Recurrence) -> None:
         super().__init__()
-        d, self.n_head, self.layer = spec.n_embd, spec.n_head, layer
+        d, self.n_head, size = spec.n_embd, spec.n_head, spec.head_size
+        self.recurrence = recurrence
         up = layer / max(1, spec.n_layer - 1)
         down = 1.0 - layer / spec.n_layer
         i = torch.arange(d, dtype=torch.float32)
         linear = i / (d - 1) - 0.5
-        zigzag = (i % HEAD_SIZE - (HEAD_SIZE - 1) / 2) / ((HEAD_SIZE - 1) / 2)
+        zigzag = (i % size - (size - 1) / 2) / ((size - 1) / 2)
         zigzag = zigzag * zigzag.abs()
         decay = -6 + 6 * (i / (d - 1)) ** (1 + up**0.3)
 
@@ -99,18 +104,20 @@ class TimeMix(nn.Module):
         self.g2 = _orthogonal(spec.rank_g, d, 0.1)
         self.k_k = nn.Parameter(0.71 - linear * 0.1)
         self.k_a = nn.Parameter(torch.full((d,), 1.02))
-        self.r_k = nn.Parameter(torch.full((self.n_head, HEAD_SIZE), -0.04))
+        self.r_k = nn.Parameter(torch.full((self.n_head, size), -0.04))
         self.receptance = _matrix(d, d, 1.0)
         self.key = _matrix(d, d, 0.1)
         self.value = _matrix(d, d, 1.0)
         self.output = _matrix(d, d, 0.0)
-        self.ln_x = nn.GroupNorm(self.n_head, d, eps=_GROUP_NORM_EPS)
+        self.ln_x = nn.GroupNorm(self.n_head, d, eps=spec.group_norm_eps)
         nn.init.constant_(self.ln_x.weight, ((1 + layer) / spec.n_layer) ** 0.7)
 
-    def forward(self, x: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, v_first: Tensor | None, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """x [B, T, D] and the values of layer 0; returns the update and those values."""
         batch, steps, d = x.shape
-        heads = (batch, steps, self.n_head, HEAD_SIZE)
+        heads = (batch, steps, self.n_head, d // self.n_head)
         delta = _shifted(x) - x
         r = self.receptance(x + delta * self.x_r)
         k = self.key(x + delta * self.x_k)
@@ -127,7 +134,7 @@ class TimeMix(nn.Module):
         kk = functional.normalize((k * self.k_k).view(heads), dim=-1)
         k = (k * (1 + (a - 1) * self.k_a)).view(heads)
         r, v4 = r.view(heads), v.view(heads)
-        y = recur(r, w.view(heads), k, v4, -kk, kk * a.view(heads))
+        y, _ = self.recurrence(r, w.view(heads), k, v4, -kk, kk * a.view(heads), state)
         y = self.ln_x(y.view(batch * steps, d)).view(batch, steps, d)
         bonus = (r * k * self.r_k).sum(-1, keepdim=True) * v4
         update: Tensor = self.output((y + bonus.view(batch, steps, d)) * g)
@@ -155,49 +162,65 @@ class ChannelMix(nn.Module):
 class Block(nn.Module):
     """Time mix and channel mix, each behind a layer norm and around a residual."""
 
-    def __init__(self, spec: ModelSpec, layer: int) -> None:
+    def __init__(self, spec: ModelSpec, layer: int, recurrence: Recurrence) -> None:
         super().__init__()
         if layer == 0:
             self.ln0 = nn.LayerNorm(spec.n_embd)
         self.ln1 = nn.LayerNorm(spec.n_embd)
         self.ln2 = nn.LayerNorm(spec.n_embd)
-        self.att = TimeMix(spec, layer)
+        self.att = TimeMix(spec, layer, recurrence)
         self.ffn = ChannelMix(spec, layer)
 
-    def forward(self, x: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, v_first: Tensor | None, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """x [B, T, D]; returns the new x and the values of layer 0."""
         if v_first is None:
             x = self.ln0(x)
-        update, v_first = self.att(self.ln1(x), v_first)
+        update, v_first = self.att(self.ln1(x), v_first, state)
         x = x + update
         return x + self.ffn(self.ln2(x)), v_first
 
 
-class Trainee(nn.Module):
+class Goose(nn.Module):
     """The whole model. `state_dict()` has the official names and shapes."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, spec: ModelSpec, recurrence: Recurrence = recur_from) -> None:
         super().__init__()
-        self.shape = shape
-        spec = shape.spec()
+        self.spec = spec
         self.emb = nn.Embedding(spec.vocab_size, spec.n_embd)
         nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
-        self.blocks = nn.ModuleList(Block(spec, layer) for layer in range(spec.n_layer))
+        layers = range(spec.n_layer)
+        self.blocks = nn.ModuleList(Block(spec, layer, recurrence) for layer in layers)
         self.ln_out = nn.LayerNorm(spec.n_embd)
         self.head = _matrix(spec.vocab_size, spec.n_embd, 0.0)
         gain = 0.5 * math.sqrt(spec.vocab_size / spec.n_embd)
         nn.init.orthogonal_(self.head.weight, gain=gain)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids int64 [B, T], each row from an empty state; returns logits [B, T, V]."""
-        logits: Tensor = self.head(self.features(ids))
+    def forward(self, ids: Tensor, states: Sequence[Tensor] | None = None) -> Tensor:
+        """Logits [B, T, V]; see `features`."""
+        logits: Tensor = self.head(self.features(ids, states))
         return logits
 
-    def features(self, ids: Tensor) -> Tensor:
-        """What the head reads, [B, T, D]."""
+    def features(self, ids: Tensor, states: Sequence[Tensor] | None = None) -> Tensor:
+        """What the head reads, [B, T, D].
+
+        Args:
+            ids: int64 [B, T]; before each row there was no token.
+            states: what the recurrence of each layer starts from, [H, N, N] or [B, H, N, N]; None
+                for zeros.
+        """
         x = self.emb(ids)
         v_first = None
-        for block in self.blocks:
-            x, v_first = block(x, v_first)
+        for layer, block in enumerate(self.blocks):
+            x, v_first = block(x, v_first, None if states is None else states[layer])
         out: Tensor = self.ln_out(x)
         return out
+
+
+class Trainee(Goose):
+    """A model that is made here, of a shape whose other sizes follow."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape.spec())
+        self.shape = shape

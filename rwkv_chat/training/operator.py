@@ -1,136 +1,111 @@
-"""The RWKV-7 recurrence as a torch operator: a small C++ library, compiled on first use."""
+"""The RWKV-7 recurrence as a torch operator, with the state it starts from and the one it ends in.
 
-import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
-from functools import cache
-from pathlib import Path
+S_t = S_(t-1) diag(w) + (S_(t-1) a) b^T + v k^T and y_t = S_t r, per head.
+"""
+
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from rwkv_chat import paths
-from rwkv_chat.errors import EngineError, UsageError
+from rwkv_chat.errors import UsageError
+from rwkv_chat.training.compiled import kernels_for
 
-__all__ = ["HEAD_SIZE", "recur", "recur_slowly"]
+__all__ = ["HEAD_SIZE", "recur", "recur_from", "recur_from_slowly", "recur_slowly"]
 
 HEAD_SIZE = 64
-
-_SOURCE = Path(__file__).parents[2] / "kernels" / "training" / "wkv7.cpp"
-_FLAGS = [
-    "-std=c++17",
-    "-O3",
-    "-march=native",
-    "-ffp-contract=fast",
-    "-shared",
-    "-fPIC",
-    "-pthread",
-]
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        raise UsageError("Training needs a C++ compiler. Install g++, or name one in CXX.")
-    if not _SOURCE.exists():
-        raise UsageError(f"{_SOURCE} is missing. Train from a checkout of the source.")
-    tag = hashlib.sha256(_SOURCE.read_bytes() + " ".join(_FLAGS).encode()).hexdigest()[:16]
-    target = paths.cache_dir() / "training" / f"wkv7-{tag}.so"
-    if not target.exists():
-        paths.ensure_private(target.parent)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            built = Path(folder) / target.name
-            command = [compiler, *_FLAGS, "-o", str(built), str(_SOURCE)]
-            done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
-            if done.returncode != 0:
-                raise EngineError(f"{_SOURCE.name} does not compile: {done.stderr[-2000:]}")
-            built.replace(target)
-    library = ctypes.CDLL(str(target))
-    library.wkv7_chunks.restype = ctypes.c_int64
-    return library
-
-
-def _call(name: str, shape: torch.Size, tensors: list[torch.Tensor]) -> None:
-    batch, steps, heads, _ = shape
-    getattr(_library(), name)(
-        ctypes.c_int64(batch),
-        ctypes.c_int64(steps),
-        ctypes.c_int64(heads),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
-        ctypes.c_int(torch.get_num_threads()),
-    )
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: torch.Tensor) -> torch.Tensor:
-        inputs = tuple(x.detach().float().contiguous() for x in inputs)
-        batch, steps, heads, size = shape = inputs[0].shape
-        if size != HEAD_SIZE or any(x.shape != shape for x in inputs):
-            raise UsageError(f"The operator takes six tensors [B, T, H, {HEAD_SIZE}] of one shape.")
-        y = torch.empty_like(inputs[0])
-        chunks = int(_library().wkv7_chunks(ctypes.c_int64(steps)))
-        stored = torch.empty(batch, heads, chunks, size, size)
-        _call("wkv7_forward", shape, [*inputs, y, stored])
-        ctx.save_for_backward(*inputs, stored)
-        return y
+    def forward(ctx: Any, state: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        kernels = kernels_for(inputs[0].device)
+        prepared = [kernels.prepare(x) for x in inputs]
+        start = None if state is None else state.detach().float().contiguous()
+        y, last, stored = kernels.forward(prepared, start, any(ctx.needs_input_grad))
+        ctx.save_for_backward(*prepared, stored)
+        ctx.set_materialize_grads(False)
+        return y, last
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
         *inputs, stored = ctx.saved_tensors
-        gradients = [torch.empty_like(x) for x in inputs]
-        dy = grads[0].float().contiguous()
-        _call("wkv7_backward", inputs[0].shape, [*inputs, dy, stored, *gradients])
-        return tuple(gradients)
+        dy, d_last = grads
+        if dy is None and d_last is None:
+            return (None,) * (1 + len(inputs))
+        dy = torch.zeros_like(inputs[0], dtype=torch.float32) if dy is None else dy
+        d_last = None if d_last is None else d_last.float().contiguous()
+        kernels = kernels_for(inputs[0].device)
+        *gradients, d_state = kernels.backward(inputs, stored, dy.float().contiguous(), d_last)
+        return (d_state if ctx.needs_input_grad[0] else None, *gradients)
 
 
-def recur(
-    r: torch.Tensor,
-    w: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-) -> torch.Tensor:
-    """The time mix of RWKV-7 from an empty state, differentiable, float32.
+def recur(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The time mix of RWKV-7 from an empty state: y of `recur_from`."""
+    return recur_from(r, w, k, v, a, b, None)[0]
 
-    S_t = S_(t-1) diag(w) + (S_(t-1) a) b^T + v k^T and y_t = S_t r, per head.
+
+def recur_from(
+    r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The time mix of RWKV-7, compiled, differentiable once in everything that it takes.
 
     Args:
         r, k, v: receptance, key and value, [B, T, H, 64].
         w: the decay itself, in (0, 1), not its logarithm.
         a, b: minus the normalised key, and the normalised key times the learning rate.
+        state: what it starts from, [B, H, 64 values, 64 keys], or [H, 64, 64] for the whole batch;
+            None for zeros.
 
     Returns:
-        y, float32 [B, T, H, 64].
+        y, float32 [B, T, H, 64], and the state after the last step, float32 [B, H, 64, 64].
 
     Raises:
-        UsageError: the shapes do not fit, or there is no compiler.
-        EngineError: the operator does not compile.
+        UsageError: the shapes or devices do not fit, or there is no compiler.
+        EngineError: the operator does not compile, or the GPU fails.
     """
-    result: torch.Tensor = _Recurrence.apply(r, w, k, v, a, b)  # type: ignore[no-untyped-call]
+    inputs = (r, w, k, v, a, b)
+    if r.ndim != 4 or r.shape[-1] != HEAD_SIZE or any(x.shape != r.shape for x in inputs):
+        raise UsageError(f"The operator takes six tensors [B, T, H, {HEAD_SIZE}] of one shape.")
+    if state is not None:
+        state = _for_each(state, r)
+    if any(x is not None and x.device != r.device for x in (*inputs, state)):
+        raise UsageError("The operator takes tensors of one device.")
+    result: tuple[Tensor, Tensor] = _Recurrence.apply(state, *inputs)  # type: ignore[no-untyped-call]
     return result
 
 
-def recur_slowly(
-    r: torch.Tensor,
-    w: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-) -> torch.Tensor:
+def recur_slowly(r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The same as `recur`, as a loop over time in torch, in the type of its inputs: the truth."""
+    return recur_from_slowly(r, w, k, v, a, b, None)[0]
+
+
+def recur_from_slowly(
+    r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same as `recur_from`, as a loop over time in torch: for heads of any size, anywhere.
+
+    It computes in the type of its inputs.
+    """
     batch, steps, heads, size = r.shape
-    state = torch.zeros(batch, heads, size, size, dtype=r.dtype)
+    if state is None:
+        state = r.new_zeros(batch, heads, size, size)
+    state = _for_each(state, r)
     out = []
     for t in range(steps):
         removed = state @ a[:, t, :, :, None]
         state = state * w[:, t, :, None, :] + removed * b[:, t, :, None, :]
         state = state + v[:, t, :, :, None] * k[:, t, :, None, :]
         out.append((state @ r[:, t, :, :, None])[..., 0])
-    return torch.stack(out, 1)
+    return torch.stack(out, 1), state
+
+
+def _for_each(state: Tensor, r: Tensor) -> Tensor:
+    """The state of each sequence, [B, H, N, N]."""
+    batch, _, heads, size = r.shape
+    each = (heads, size, size)
+    if state.shape not in (each, (batch, *each)):
+        raise UsageError(
+            f"The state is {list(state.shape)}; it must be {[batch, *each]} or {list(each)}."
+        )
+    return state.expand(batch, *each)

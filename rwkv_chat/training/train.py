@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rwkv_chat.errors import UsageError
 from rwkv_chat.training.batches import Mix, open_packed
 from rwkv_chat.training.curve import draw_curve
 from rwkv_chat.training.loss import cross_entropy
@@ -45,10 +46,9 @@ def _keep_memory() -> None:
 
 def loss_of(model: Trainee, ids: Tensor, roles: Tensor, weighted: bool, bf16: bool) -> Tensor:
     """Mean next-token loss in nats. ids int64 and roles uint8, both [B, T + 1]."""
-    weights = _ROLE_LOSS[roles[:, 1:].flatten().long()] if weighted else None
-    targets = ids[:, 1:].flatten()
-    weights = torch.ones(len(targets)) if weights is None else weights
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    targets, given = ids[:, 1:].flatten(), roles[:, 1:].flatten().long()
+    weights = _ROLE_LOSS.to(ids.device)[given] if weighted else torch.ones_like(given).float()
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
         x = model.features(ids[:, :-1]).flatten(0, 1)
     x = x.to(torch.bfloat16) if bf16 else x
     return cross_entropy(x, model.head.weight, targets, weights / weights.sum())
@@ -59,6 +59,7 @@ class Run:
 
     def __init__(self, model: Trainee, plan: Plan) -> None:
         self.model, self.plan = model, plan
+        self.device = model.head.weight.device
         self.optimizer = make_optimizer(model, plan)
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
         self.progress = Progress()
@@ -83,7 +84,7 @@ class Run:
         ids, roles = (chat if self.finishing else general).draw(rng, plan.batch, plan.steps + 1)
         for group in self.optimizer.param_groups:
             group["lr"] = rate(plan, progress.step, self.fraction) * group["scale"]
-        batch = torch.from_numpy(ids), torch.from_numpy(roles)
+        batch = torch.from_numpy(ids).to(self.device), torch.from_numpy(roles).to(self.device)
         loss = loss_of(self.model, *batch, self.finishing, plan.bf16)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -109,7 +110,7 @@ class Run:
 
     def load(self, path: Path) -> None:
         """Go on from a file that `save` wrote."""
-        stored = torch.load(path, weights_only=True)
+        stored = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(stored["model"])
         self.optimizer.load_state_dict(stored["optimizer"])
         self.average, self.progress = stored["average"], Progress(**stored["progress"])
@@ -175,6 +176,14 @@ def _catch_signals() -> list[int]:
     return seen
 
 
+def _device(name: str) -> torch.device:
+    """The device of that name; "auto" takes a GPU where there is one."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UsageError("torch finds no GPU that it can use here. Train with --device cpu.")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="rwkv_chat.training.train", description=__doc__)
@@ -187,6 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=768, help="tokens per row")
     parser.add_argument("--peak", type=float, default=1.5e-3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--fp32", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
@@ -209,9 +219,13 @@ def main(arguments: list[str] | None = None) -> None:
         bf16=not options.fp32,
         seed=options.seed,
     )
-    model = Trainee(Shape(plan.n_layer, plan.n_embd, packed.vocab_size))
+    device = _device(options.device)
+    model = Trainee(Shape(plan.n_layer, plan.n_embd, packed.vocab_size)).to(device)
     count = sum(p.numel() for p in model.parameters())
-    log.info("%.2f M parameters, %.2f M packed tokens", count / 1e6, packed.n_tokens / 1e6)
+    log.info(
+        "%.2f M parameters, %.2f M packed tokens, on %s",
+        *(count / 1e6, packed.n_tokens / 1e6, device),
+    )
     average, progress = train(model, packed.general(), packed.chat(), plan, options.out)
     save(
         options.out / "trained.pt",

@@ -13,13 +13,14 @@ import torch
 
 from rwkv_chat import _native
 from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.errors import UsageError
 from rwkv_chat.training.batches import Ids, Mix, Roles, Source
 from rwkv_chat.training.curve import draw_curve
 from rwkv_chat.training.export import open_trained, write_converted, write_official
 from rwkv_chat.training.loss import cross_entropy
 from rwkv_chat.training.model import Shape, Trainee
 from rwkv_chat.training.plan import Plan, rate
-from rwkv_chat.training.train import loss_of, train
+from rwkv_chat.training.train import _device, loss_of, train
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="training needs g++")
 
@@ -180,3 +181,25 @@ def test_a_curve_is_drawn() -> None:
     svg = draw_curve([(20, 10.0, 5.0), (40, 20.0, 3.0)])
     assert svg.count(",") >= 2
     assert "5.0" in svg
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_gpu_learns_what_a_cpu_learns(bf16: bool) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU that torch can use")
+    mix = make_mix()
+    plan = Plan(minutes=5, max_steps=10, batch=4, steps=32, peak=1e-2, warm_up=3, bf16=bf16)
+    ids, roles = (torch.from_numpy(x) for x in mix.draw(np.random.default_rng(9), 8, 33))
+    losses = []
+    for device in ("cpu", "cuda"):
+        model = make_model().to(device)
+        train(model, mix, mix, plan)
+        losses.append(loss_of(model, ids.to(device), roles.to(device), True, False).item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.05 if bf16 else 0.01)
+
+
+def test_a_device_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert _device("auto") == _device("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match="--device cpu"):
+        _device("cuda")
