@@ -137,4 +137,4 @@ def shift(x: Tensor, previous: Tensor) -> Tensor:
 def _tensor(array: npt.NDArray[Any]) -> Tensor:
     if array.dtype == np.uint16:
         return torch.from_numpy((array.astype(np.uint32) << 16).view(np.float32))
-    return torch.from_numpy(array.astype(np.float32))
+    return torch.from_numpy(np.require(array, np.float32, "W"))  # a copy of what is only mapped
