@@ -56,7 +56,8 @@ private:
     PyThreadState* thread_;
 };
 
-// A borrowed C-contiguous array of float32 or uint16, kept alive; it may be read-only and unaligned.
+// A borrowed C-contiguous array of float32, uint16 or int8, kept alive; it may be read-only and
+// unaligned.
 class Buffer {
 public:
     Buffer(nb::handle object, const std::string& name) {
@@ -70,9 +71,11 @@ public:
             weights_ = rwkv::Weights::f32;
         } else if (format == "H" && view_.itemsize == 2) {
             weights_ = rwkv::Weights::bf16;
+        } else if (format == "b" && view_.itemsize == 1) {
+            weights_ = rwkv::Weights::q8;
         } else {
             PyBuffer_Release(&view_);
-            refuse(name + " must be an array of float32 (or uint16 for bfloat16 weights).");
+            refuse(name + " must be an array of float32 (or for weights uint16 as bfloat16, or int8).");
         }
     }
     ~Buffer() {

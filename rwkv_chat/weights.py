@@ -2,4 +2,5 @@
 
 __all__ = ["WEIGHTS"]
 
-WEIGHTS = ("f32", "bf16")
+WEIGHTS = ("f32", "bf16", "q8")
+"""float32; bfloat16; 8-bit integers with a scale for every 128 of them (see checkpoints.q8)."""

@@ -457,6 +457,7 @@ def test_info_tells_of_a_file_without_loading_it() -> None:
     assert rows["template"] == "raw"
     assert rows["type in the file"] == "F32"
     assert rows["fits into memory"].startswith(" and ".join(WEIGHTS))
+    assert {f"as {weights}" for weights in WEIGHTS} <= rows.keys()
     assert rows["converted"] == "no"
     made = run("models", "convert", str(model_file()), "--weights", "f32").stdout.strip()
     assert info()["converted"] == f"f32: {made}"
@@ -551,8 +552,9 @@ def test_a_generation_may_be_named_and_is_remembered_by_convert() -> None:
     assert generation() == "3"
 
 
-def test_converting_prints_the_path() -> None:
-    result = run("models", "convert", str(model_file()), "--weights", "f32")
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_converting_prints_the_path(weights: str) -> None:
+    result = run("models", "convert", str(model_file()), "--weights", weights)
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.strip()).is_file()
 
@@ -562,15 +564,18 @@ def test_an_empty_log_says_how_to_begin() -> None:
     assert log() == []
 
 
-@pytest.mark.parametrize("generation", ["4", "5.2", "6", "7", "7a"])
-def test_bench_measures(home: Path, generation: str) -> None:
-    arguments = ["--weights", "f32", "--threads", "1", "--prompt-tokens", "16"]
+@pytest.mark.parametrize(
+    ("generation", "weights"),
+    [("4", "f32"), ("5.2", "f32"), ("6", "q8"), ("7", "f32"), ("7", "q8"), ("7a", "f32")],
+)
+def test_bench_measures(home: Path, generation: str, weights: str) -> None:
+    arguments = ["--weights", weights, "--threads", "1", "--prompt-tokens", "16"]
     path = str(model_file(generation))
     result = run("bench", "--model", path, *arguments, "--decode-tokens", "4", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["generation"] == generation
-    assert found["weights"] == "f32"
+    assert found["weights"] == weights
     assert found["threads"] == found["batch"] == 1
     assert found["decode_tokens_per_s"] > 0
     assert found["prefill_tokens_per_s"] > 0

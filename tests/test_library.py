@@ -54,14 +54,21 @@ def test_a_state_survives_a_file(model: rwkv_chat.Model, tmp_path: Path) -> None
     np.testing.assert_array_equal(model.forward([66], loaded)[0], model.forward([66], state)[0])
 
 
-def test_a_state_of_other_weights_is_refused(model: rwkv_chat.Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["bf16", "q8"])
+def test_a_state_of_other_weights_is_refused(
+    model: rwkv_chat.Model, tmp_path: Path, weights: str
+) -> None:
     _, state = model.forward(list(b"Hello"), None)
     state.save(tmp_path / "a.state")
-    other = rwkv_chat.load_model(model_file(), weights="bf16", threads=1)
+    other = rwkv_chat.load_model(model_file(), weights=weights, threads=1)
     with pytest.raises(SnapshotError, match="different weights"):
         other.load_state(tmp_path / "a.state")
-    with pytest.raises(UsageError, match="another model"):
+    with pytest.raises(UsageError, match=f"another model than tiny with {weights} weights"):
         other.forward([1], state)
+    _, state = other.forward(list(b"Hello"), None)
+    state.save(tmp_path / "a.state")
+    with pytest.raises(SnapshotError, match="different weights"):
+        model.load_state(tmp_path / "a.state")
 
 
 def test_the_tokenizer_goes_both_ways(model: rwkv_chat.Model) -> None:

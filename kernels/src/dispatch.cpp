@@ -18,12 +18,19 @@ const std::vector<const Kernels*>& available_kernels() {
 #if defined(__x86_64__)
         static const Kernels avx2 = RWKV_TABLE(avx2);
         static const Kernels avx512 = RWKV_TABLE(avx512);
+        static const Kernels avx512vnni = [] {
+            Kernels kernels = avx512;
+            kernels.name = "avx512vnni";
+            kernels.matmul = avx512vnni::matmul;
+            return kernels;
+        }();
         __builtin_cpu_init();
         const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
         if (has_avx2) found.push_back(&avx2);
         if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
             found.push_back(&avx512);
+            if (__builtin_cpu_supports("avx512vnni")) found.push_back(&avx512vnni);
         }
 #endif
         return found;

@@ -1,4 +1,4 @@
-// Reading single weights. Only the compiler's builtins: ISA files read this header too.
+// Reading single weights and rows. Only the compiler's builtins: ISA files read this header too.
 #pragma once
 
 #include "rwkv/kernels.h"
@@ -6,10 +6,31 @@
 namespace rwkv {
 namespace {
 
-inline size_t bytes_of(Weights weights) { return weights == Weights::f32 ? 4 : 2; }
+inline size_t bytes_of(Weights weights) {
+    switch (weights) {
+        case Weights::f32: return 4;
+        case Weights::bf16: return 2;
+        case Weights::q8: break;
+    }
+    return 1;
+}
+
+inline size_t groups_of(size_t columns) { return (columns + kGroup - 1) / kGroup; }
 
 inline const unsigned char* row_of(const Matrix& m, size_t row) {
     return m.data + row * m.columns * bytes_of(m.weights);
+}
+
+// The scales of a row of a q8 matrix.
+inline const unsigned char* scales_of(const Matrix& m, size_t row) {
+    return m.scales + row * groups_of(m.columns) * sizeof(float);
+}
+
+// The rows [first, last) of a matrix.
+inline Matrix part_of(const Matrix& m, size_t first, size_t last) {
+    const bool scaled = m.weights == Weights::q8;
+    return {row_of(m, first), last - first, m.columns, m.weights,
+            scaled ? scales_of(m, first) : nullptr};
 }
 
 inline float load_f32(const unsigned char* p) {
@@ -28,13 +49,31 @@ inline float load_bf16(const unsigned char* p) {
     return value;
 }
 
+// Of a row that has no scales.
 inline float load(const unsigned char* row, size_t column, Weights weights) {
     return weights == Weights::f32 ? load_f32(row + 4 * column) : load_bf16(row + 2 * column);
 }
 
+inline int load_q8(const unsigned char* row, size_t column) {
+    return static_cast<signed char>(row[column]);
+}
+
+// The scale of a group; `scales` are those of a row.
+inline float load_scale(const unsigned char* scales, size_t group) {
+    return load_f32(scales + group * sizeof(float));
+}
+
 // y [columns] = one row of a matrix of any type.
 inline void copy_row(const Matrix& m, size_t row, float* y) {
-    for (size_t i = 0; i < m.columns; ++i) y[i] = load(row_of(m, row), i, m.weights);
+    const unsigned char* weights = row_of(m, row);
+    if (m.weights == Weights::q8) {
+        const unsigned char* scales = scales_of(m, row);
+        for (size_t i = 0; i < m.columns; ++i) {
+            y[i] = load_scale(scales, i / kGroup) * static_cast<float>(load_q8(weights, i));
+        }
+    } else {
+        for (size_t i = 0; i < m.columns; ++i) y[i] = load(weights, i, m.weights);
+    }
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "elements.h"
+
 namespace rwkv {
 namespace {
 
@@ -40,14 +42,15 @@ public:
     // One matrix below the other, as one.
     Matrix stack(const std::string& name, const std::vector<std::size_t>& shape) const {
         const Tensor& tensor = find(name, shape);
-        return {tensor.data, count(shape) / shape.back(), shape.back(), tensor.weights};
+        Matrix matrix{tensor.data, count(shape) / shape.back(), shape.back(), tensor.weights};
+        if (tensor.weights == Weights::q8) {
+            matrix.scales = floats(name + ".scale", {matrix.rows, groups_of(matrix.columns)}).data;
+        }
+        return matrix;
     }
 
     Vector vector(const std::string& name, const std::vector<std::size_t>& shape) const {
-        const Tensor& tensor = find(name, shape);
-        if (tensor.weights != Weights::f32) {
-            throw std::invalid_argument("Tensor " + name + " must be float32.");
-        }
+        const Tensor& tensor = floats(name, shape);
         Vector values(count(shape));
         std::memcpy(values.data(), tensor.data, values.size() * sizeof(float));
         return values;
@@ -62,6 +65,14 @@ private:
         std::size_t size = 1;
         for (const std::size_t n : shape) size *= n;
         return size;
+    }
+
+    const Tensor& floats(const std::string& name, const std::vector<std::size_t>& shape) const {
+        const Tensor& tensor = find(name, shape);
+        if (tensor.weights != Weights::f32) {
+            throw std::invalid_argument("Tensor " + name + " must be float32.");
+        }
+        return tensor;
     }
 
     const Tensor& find(const std::string& name, const std::vector<std::size_t>& shape) const {

@@ -88,10 +88,10 @@ void multiply(const Matrix& w, size_t first, size_t last, const float* x, size_t
 
 void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
             size_t tokens, float* y, size_t y_stride) {
-    if (w.weights == Weights::bf16) {
-        multiply<true>(w, first, last, x, x_stride, tokens, y, y_stride);
-    } else {
-        multiply<false>(w, first, last, x, x_stride, tokens, y, y_stride);
+    switch (w.weights) {
+        case Weights::f32: return multiply<false>(w, first, last, x, x_stride, tokens, y, y_stride);
+        case Weights::bf16: return multiply<true>(w, first, last, x, x_stride, tokens, y, y_stride);
+        case Weights::q8: return matmul_q8(w, first, last, x, x_stride, tokens, y, y_stride);
     }
 }
 

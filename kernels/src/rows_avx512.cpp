@@ -52,10 +52,10 @@ void sum_rows_of(const Matrix& w, const uint32_t* rows, size_t count, const floa
 
 void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
               size_t last, float* y) {
-    if (w.weights == Weights::bf16) {
-        sum_rows_of<true>(w, rows, count, x, first, last, y);
-    } else {
-        sum_rows_of<false>(w, rows, count, x, first, last, y);
+    switch (w.weights) {
+        case Weights::f32: return sum_rows_of<false>(w, rows, count, x, first, last, y);
+        case Weights::bf16: return sum_rows_of<true>(w, rows, count, x, first, last, y);
+        case Weights::q8: return sum_rows_q8(w, rows, count, x, first, last, y);
     }
 }
 

@@ -10,9 +10,16 @@ namespace rwkv {
 namespace {
 
 constexpr float kLayerNormEps = 1e-5f;
-constexpr std::size_t kBlockRows = 32;    // of a matrix, per item of a loop
+constexpr std::size_t kMaxBlock = 64;
 constexpr std::size_t kSumColumns = 128;  // of ffn.value
-constexpr float kZeros[kBlockRows] = {};
+constexpr float kZeros[kMaxBlock] = {};
+
+// Rows of a matrix per item of a loop. Every item of q8 rounds the activations anew.
+std::size_t block_rows(const Matrix& matrix) {
+    return matrix.weights == Weights::q8 ? kMaxBlock : 32;
+}
+
+std::size_t blocks_of(const Matrix& matrix) { return divide_up(matrix.rows, block_rows(matrix)); }
 
 }  // namespace
 
@@ -94,14 +101,12 @@ void Step::keep(std::size_t state_offset) {
 
 void Step::multiply(const Product* products, std::size_t count) {
     std::size_t blocks = 0;
-    for (std::size_t p = 0; p < count; ++p) blocks += divide_up(products[p].matrix->rows, kBlockRows);
+    for (std::size_t p = 0; p < count; ++p) blocks += blocks_of(*products[p].matrix);
     pool_.run(blocks, [&](std::size_t block) {
         const Product* p = products;
-        for (std::size_t own; block >= (own = divide_up(p->matrix->rows, kBlockRows)); ++p) {
-            block -= own;
-        }
-        const std::size_t first = block * kBlockRows;
-        const std::size_t last = std::min(first + kBlockRows, p->matrix->rows);
+        for (std::size_t own; block >= (own = blocks_of(*p->matrix)); ++p) block -= own;
+        const std::size_t first = block * block_rows(*p->matrix);
+        const std::size_t last = std::min(first + block_rows(*p->matrix), p->matrix->rows);
         kernels_.matmul(*p->matrix, first, last, p->x, p->x_stride, rows_, p->y, p->y_stride);
         for (std::size_t t = 0; t < rows_ && p->finish != Finish::none; ++t) {
             float* y = p->y + t * p->y_stride;
@@ -111,7 +116,7 @@ void Step::multiply(const Product* products, std::size_t count) {
                     break;
                 case Finish::sigmoid: kernels_.sigmoid(y + first, kZeros, last - first); break;
                 case Finish::silu: {
-                    float shares[kBlockRows];
+                    float shares[kMaxBlock];
                     std::copy(y + first, y + last, shares);
                     kernels_.sigmoid(shares, kZeros, last - first);
                     for (std::size_t i = first; i < last; ++i) y[i] *= shares[i - first];
@@ -190,18 +195,16 @@ void Step::project() {
         wanted.push_back(&run);
     }
     if (wanted.empty()) return;
-    const std::size_t block_rows = 64;
-    pool_.run(divide_up(v, block_rows), [&](std::size_t block) {
-        const std::size_t first = block * block_rows;
-        const std::size_t last = std::min(first + block_rows, v);
-        float logits[kMaxRows * block_rows];  // [wanted, block_rows]
+    constexpr std::size_t kHeadRows = 64;
+    pool_.run(divide_up(v, kHeadRows), [&](std::size_t block) {
+        const std::size_t first = block * kHeadRows;
+        const std::size_t last = std::min(first + kHeadRows, v);
+        float logits[kMaxRows * kHeadRows];  // [wanted, kHeadRows]
         // The kernel writes y[row] for rows from `first`, hence the shifted start.
-        Matrix part = weights_.head;
-        part.data = row_of(weights_.head, first);
-        part.rows = last - first;
-        kernels_.matmul(part, 0, last - first, normal_.data(), d, wanted.size(), logits, block_rows);
+        const Matrix part = part_of(weights_.head, first, last);
+        kernels_.matmul(part, 0, last - first, normal_.data(), d, wanted.size(), logits, kHeadRows);
         for (std::size_t i = 0; i < wanted.size(); ++i) {
-            std::memcpy(wanted[i]->logits + first, logits + i * block_rows,
+            std::memcpy(wanted[i]->logits + first, logits + i * kHeadRows,
                         (last - first) * sizeof(float));
         }
     });

@@ -1,12 +1,15 @@
 // What the drivers share: failing loudly, and random numbers that are the same everywhere.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
+#include "../src/elements.h"
 #include "rwkv/kernels.h"
 
 #define CHECK(condition, ...)                                                       \
@@ -32,6 +35,10 @@ public:
         return z ^ (z >> 31);
     }
     std::size_t below(std::size_t n) { return bits() % n; }
+    Weights weights() {
+        static const Weights all[] = {Weights::f32, Weights::bf16, Weights::q8};
+        return all[below(3)];
+    }
     std::size_t between(std::size_t low, std::size_t high) { return low + below(high - low + 1); }
     double uniform(double low, double high) {
         return low + (high - low) * static_cast<double>(bits() >> 11) * 0x1p-53;
@@ -64,9 +71,19 @@ class OwnedMatrix {
 public:
     OwnedMatrix(const std::vector<float>& values, std::size_t rows, std::size_t columns,
                 Weights weights, std::size_t offset)
-        : bytes_(offset + rows * columns * (weights == Weights::f32 ? 4 : 2)),
+        : bytes_(offset + rows * columns * bytes_of(weights)),
+          scales_(weights == Weights::q8 ? offset + rows * groups_of(columns) * sizeof(float) : 0),
           matrix_{bytes_.data() + offset, rows, columns, weights} {
-        const std::size_t size = weights == Weights::f32 ? 4 : 2;
+        if (weights == Weights::q8) {
+            matrix_.scales = scales_.data() + offset;
+            for (std::size_t row = 0; row < rows; ++row) {
+                for (std::size_t group = 0; group < groups_of(columns); ++group) {
+                    fill_group(values, row, group, offset);
+                }
+            }
+            return;
+        }
+        const std::size_t size = bytes_of(weights);
         for (std::size_t i = 0; i < rows * columns; ++i) {
             // The upper half of a little-endian float is its bfloat16, rounded towards zero.
             const auto* source = reinterpret_cast<const unsigned char*>(&values[i]) + 4 - size;
@@ -74,16 +91,35 @@ public:
         }
     }
     const Matrix& get() const { return matrix_; }
-    float at(std::size_t row, std::size_t column) const {
-        const std::size_t i = row * matrix_.columns + column;
-        const std::size_t size = matrix_.weights == Weights::f32 ? 4 : 2;
-        float value = 0;
-        std::memcpy(reinterpret_cast<unsigned char*>(&value) + 4 - size, matrix_.data + i * size, size);
-        return value;
+    double at(std::size_t row, std::size_t column) const {
+        if (matrix_.weights == Weights::q8) {
+            return static_cast<double>(load_scale(scales_of(matrix_, row), column / kGroup)) *
+                   load_q8(row_of(matrix_, row), column);
+        }
+        return load(row_of(matrix_, row), column, matrix_.weights);
     }
+    // Null for weights that have none.
+    const unsigned char* scales() const { return matrix_.scales; }
 
 private:
+    void fill_group(const std::vector<float>& values, std::size_t row, std::size_t group,
+                    std::size_t offset) {
+        const std::size_t columns = matrix_.columns;
+        const std::size_t first = row * columns + group * kGroup;
+        const std::size_t last = std::min(first + kGroup, (row + 1) * columns);
+        float scale = 0;
+        for (std::size_t i = first; i < last; ++i) scale = std::max(scale, std::fabs(values[i]) / 127);
+        std::memcpy(scales_.data() + offset + (row * groups_of(columns) + group) * sizeof(float),
+                    &scale, sizeof scale);
+        for (std::size_t i = first; i < last; ++i) {
+            const float ratio = scale > 0 ? std::nearbyint(values[i] / scale) : 0;
+            bytes_[offset + i] =
+                static_cast<unsigned char>(static_cast<int>(std::clamp(ratio, -128.0f, 127.0f)));
+        }
+    }
+
     std::vector<unsigned char> bytes_;
+    std::vector<unsigned char> scales_;
     Matrix matrix_;
 };
 

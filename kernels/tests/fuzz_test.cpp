@@ -48,14 +48,17 @@ struct RandomModel {
         spec.rank_g = random.between(1, 20);
         spec.rank_mix = random.between(1, 20);
         spec.group_norm_eps = 64e-5f;
-        const Weights weights = random.below(2) == 0 ? Weights::f32 : Weights::bf16;
+        const Weights weights = random.weights();
         const std::size_t d = spec.width;
         const std::size_t a = spec.att_width;
         const auto add = [&](const std::string& name, std::vector<std::size_t> shape, Weights kind) {
             const std::size_t rows = shape.size() == 2 ? shape[0] : 1;
             owned.emplace_back(random.floats(rows * shape.back()), rows, shape.back(), kind,
                                random.below(4));
-            tensors[name] = {owned.back().get().data, std::move(shape), kind};
+            tensors[name] = {owned.back().get().data, shape, kind};
+            if (const unsigned char* scales = owned.back().scales()) {
+                tensors[name + ".scale"] = {scales, {shape[0], groups_of(shape[1])}, Weights::f32};
+            }
         };
         const auto vector = [&](const std::string& name) { add(name, {d}, Weights::f32); };
         const auto matrix = [&](const std::string& name, std::size_t rows, std::size_t columns) {

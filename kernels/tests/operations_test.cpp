@@ -17,13 +17,26 @@ std::size_t odd_size(Random& random) {
     return sizes[random.below(std::size(sizes))];
 }
 
+// What matmul makes of the activations of a token for q8 weights.
+std::vector<float> rounded(const float* x, std::size_t n) {
+    double largest = 0;
+    for (std::size_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(double(x[i])));
+    const double unit = std::ldexp(1, largest > 0 ? std::max(std::ilogb(largest) - 14, -126) : -126);
+    std::vector<float> result(n);
+    for (std::size_t i = 0; i < n; ++i) {
+        result[i] = static_cast<float>(std::min(std::nearbyint(x[i] / unit), 32767.0) * unit);
+        CHECK(std::fabs(result[i] - x[i]) <= std::max(0x1p-15 * largest, 0x1p-126), "%g", x[i]);
+    }
+    return result;
+}
+
 void test_matmul(const Kernels& kernels, Random& random) {
     const std::size_t rows = random.between(1, 19);
-    const std::size_t columns = odd_size(random);
+    const std::size_t columns = random.below(20) == 0 ? random.between(4000, 4300) : odd_size(random);
     const std::size_t tokens = random.between(1, 15);
     const bool wild = random.below(2) == 0;
-    const OwnedMatrix w(random.floats(rows * columns, wild), rows, columns,
-                        random.below(2) == 0 ? Weights::f32 : Weights::bf16, random.below(4));
+    const OwnedMatrix w(random.floats(rows * columns, wild), rows, columns, random.weights(),
+                        random.below(4));
     const std::vector<float> x = random.floats(tokens * columns, wild);
     const std::size_t first = random.below(rows);
     const std::size_t last = random.between(first + 1, rows);
@@ -31,6 +44,8 @@ void test_matmul(const Kernels& kernels, Random& random) {
     std::vector<float> y(tokens * rows, kUntouched);
     kernels.matmul(w.get(), first, last, x.data(), columns, tokens, y.data(), rows);
     for (std::size_t t = 0; t < tokens; ++t) {
+        std::vector<float> own(&x[t * columns], &x[t * columns] + columns);
+        if (w.get().weights == Weights::q8) own = rounded(own.data(), columns);
         for (std::size_t row = 0; row < rows; ++row) {
             const float result = y[t * rows + row];
             if (row < first || row >= last) {
@@ -40,7 +55,7 @@ void test_matmul(const Kernels& kernels, Random& random) {
             double sum = 0;
             double magnitude = 0;
             for (std::size_t j = 0; j < columns; ++j) {
-                const double product = static_cast<double>(w.at(row, j)) * x[t * columns + j];
+                const double product = w.at(row, j) * own[j];
                 sum += product;
                 magnitude += std::fabs(product);
             }
@@ -57,8 +72,8 @@ void test_matmul(const Kernels& kernels, Random& random) {
 void test_sum_rows(const Kernels& kernels, Random& random) {
     const std::size_t rows = random.between(1, 40);
     const std::size_t columns = random.below(3) == 0 ? 700 : odd_size(random);
-    const OwnedMatrix w(random.floats(rows * columns), rows, columns,
-                        random.below(2) == 0 ? Weights::f32 : Weights::bf16, random.below(4));
+    const OwnedMatrix w(random.floats(rows * columns), rows, columns, random.weights(),
+                        random.below(4));
     const std::vector<float> x = random.floats(rows);
     std::vector<std::uint32_t> active;
     for (std::uint32_t row = 0; row < rows; ++row) {
@@ -71,11 +86,13 @@ void test_sum_rows(const Kernels& kernels, Random& random) {
         double sum = 0;
         double magnitude = 0;
         for (const std::uint32_t row : active) {
-            const double product = static_cast<double>(w.at(row, c)) * x[row];
+            const double product = w.at(row, c) * x[row];
             sum += product;
             magnitude += std::fabs(product);
         }
-        const double bound = (static_cast<double>(active.size()) + 2) * kE * magnitude;
+        const double more = w.get().weights == Weights::q8 ? 3 : 2;
+        const double roundings = static_cast<double>(active.size()) + more;
+        const double bound = roundings * kE * magnitude;
         CHECK(std::fabs(y[c] - sum) <= bound, "%s: %g is not %g", kernels.name, y[c], sum);
     }
     std::vector<float> split = start;
@@ -87,6 +104,24 @@ void test_sum_rows(const Kernels& kernels, Random& random) {
     }
     CHECK(std::memcmp(split.data(), y.data(), columns * sizeof(float)) == 0,
           "%s: the split changes the sums", kernels.name);
+}
+
+void test_bad_activations(const Kernels& kernels, Random& random) {
+    const std::size_t columns = odd_size(random);
+    const std::size_t tokens = random.between(2, 7);
+    const std::size_t rows = 5;
+    const OwnedMatrix w(random.floats(rows * columns), rows, columns, Weights::q8, 0);
+    std::vector<float> x = random.floats(tokens * columns);
+    const std::size_t bad = random.below(tokens);
+    static const float values[] = {std::numeric_limits<float>::quiet_NaN(),
+                                   std::numeric_limits<float>::infinity(),
+                                   -std::numeric_limits<float>::infinity()};
+    x[bad * columns + random.below(columns)] = values[random.below(3)];
+    std::vector<float> y(tokens * rows);
+    kernels.matmul(w.get(), 0, rows, x.data(), columns, tokens, y.data(), rows);
+    for (std::size_t i = 0; i < y.size(); ++i) {
+        CHECK(std::isnan(y[i]) == (i / rows == bad), "%s: %g", kernels.name, y[i]);
+    }
 }
 
 void test_layer_norm(const Kernels& kernels, Random& random) {
@@ -319,6 +354,7 @@ void test_operations(const Kernels& kernels) {
     for (int round = 0; round < 150; ++round) {
         test_matmul(kernels, random);
         test_sum_rows(kernels, random);
+        test_bad_activations(kernels, random);
         test_layer_norm(kernels, random);
         test_token_shift(kernels, random);
         test_curves(kernels, random);

@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from rwkv_chat.checkpoints.layout import (
     logarithm_of,
     render_spec,
 )
+from rwkv_chat.checkpoints.q8 import SCALE, dequantize, quantize, scales_of
 from rwkv_chat.checkpoints.reading import Checkpoint
 from rwkv_chat.checkpoints.source import Source, read_source
 from rwkv_chat.errors import CheckpointError, UsageError
@@ -69,7 +70,7 @@ def convert(source: Path, weights: str, progress: Progress | None = None) -> Pat
 
     Args:
         source: a model file of any supported format.
-        weights: "f32" or "bf16", the type of the matrices.
+        weights: "f32", "bf16" or "q8", the type of the matrices.
         progress: told how far it is, after every tensor, and while the new file is verified.
 
     Returns:
@@ -81,7 +82,7 @@ def convert(source: Path, weights: str, progress: Progress | None = None) -> Pat
         UsageError: there is no such weights type.
     """
     if weights not in WEIGHTS:
-        raise UsageError(f'There is no weights type "{weights}"; use "f32" or "bf16".')
+        raise UsageError(f'There is no weights type "{weights}"; use {" or ".join(WEIGHTS)}.')
     target = cached_path(source, weights)
     model = read_source(source)
     _sweep(target.parent)
@@ -157,20 +158,27 @@ class _Conversion:
         step = f"Converting {self.source.name} to {self.weights}"
         for name, (dtype, shape) in shapes.items():
             self._tell(step, done / total)
-            yield self._array(name, dtype, shape)
+            yield self._array(name, dtype, shapes)
             done += _nbytes(dtype, shape)
         self._tell(step, 1.0)
 
-    def _array(self, name: str, dtype: str, shape: tuple[int, ...]) -> Array:
+    def _array(
+        self, entry: str, dtype: str, shapes: Mapping[str, tuple[str, tuple[int, ...]]]
+    ) -> Array:
+        """The content of one entry of the new file: a tensor, or the scales of one."""
+        name = entry.removesuffix(SCALE)
         file, stored = self.source.checkpoint, self.source.names[name]
         array = file.array(stored)
+        if array.dtype == np.int8:
+            array = dequantize(array, file.array(stored + SCALE))
         if array.ndim >= 2 and is_transposed(name) and not self.source.is_turned(name):
             array = array.swapaxes(-1, -2)
         logarithm = logarithm_of(name)
         if logarithm and stored.endswith(logarithm):
             with np.errstate(over="ignore"):  # what is not finite is refused
                 array = np.exp(to_float32(array))
-        return _convert_tensor(file, name, array.reshape(shape), dtype)
+        array = array.reshape(shapes[name][1])
+        return _convert_tensor(file, entry, array, dtype, shapes[entry][1])
 
     def _check_room(self, folder: Path, size: int) -> None:
         free = shutil.disk_usage(folder).free
@@ -186,21 +194,27 @@ def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     return int(np.prod(shape, dtype=np.int64)) * safetensors.DTYPES[dtype].itemsize
 
 
-def _convert_tensor(file: Checkpoint, name: str, array: Array, dtype: str) -> Array:
-    """The values of `array` as a new array of the type `dtype`, block by block."""
-    result: Array = np.empty(array.shape, safetensors.DTYPES[dtype])
+def _convert_tensor(
+    file: Checkpoint, entry: str, array: Array, dtype: str, shape: tuple[int, ...]
+) -> Array:
+    """What an entry of the type `dtype` holds of the values of `array`, block by block."""
+    result: Array = np.empty(shape, safetensors.DTYPES[dtype])
     rows = max(1, BLOCK // max(1, array[0].size))
     for start in range(0, len(array), rows):
         block = array[start : start + rows]
         values = to_float32(block)
         finite = bool(np.isfinite(values).all())
-        if array.dtype != result.dtype:
+        if finite and entry.endswith(SCALE):
+            block = scales_of(values)
+        elif finite and dtype == "I8":
+            block = quantize(values)
+        elif array.dtype != result.dtype:
             block = from_float32(values, dtype)
             finite = finite and bool(np.isfinite(to_float32(block)).all())
         if not finite:
             raise CheckpointError(
-                f"{file.path}: tensor {name} holds a value that is not finite or too large. "
-                "The file is damaged: get it again."
+                f"{file.path}: tensor {entry.removesuffix(SCALE)} holds a value that is not finite "
+                "or too large. The file is damaged: get it again."
             )
         result[start : start + rows] = block
     return result

@@ -6,6 +6,7 @@ from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
+from rwkv_chat.checkpoints.q8 import SCALE, scale_shape
 from rwkv_chat.checkpoints.reading import TensorShape
 from rwkv_chat.errors import MissingTensorError, NotAModelError, ShapeError
 from rwkv_chat.models.generations import GENERATIONS, Generation
@@ -42,6 +43,17 @@ _MAXIMA = {
     "rank_copy": 16_384,
     "ctx_len": 16_384,
 }
+
+# By weights type, and whether the matrix is half of a low-rank pair.
+_MATRIX_TYPES = {
+    ("f32", False): "F32",
+    ("f32", True): "F32",
+    ("bf16", False): "BF16",
+    ("bf16", True): "BF16",
+    ("q8", False): "I8",
+    ("q8", True): "BF16",
+}
+_WIDEST_FIRST = ("F32", "BF16", "I8")
 
 
 def official_shapes(spec: ModelSpec) -> Shapes:
@@ -88,14 +100,22 @@ def logarithm_of(name: str) -> str:
 def converted_shapes(spec: ModelSpec, weights: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape of every tensor of a converted file, in file order.
 
-    The float32 vectors come first, so that every tensor is aligned to its type.
+    The float32 vectors come first, then the wider types, so that every tensor is aligned to its
+    type. In "q8" every matrix is int8 and has its scales beside it; low-rank pairs, which are small
+    and decide much, are bfloat16.
     """
-    matrix = {"f32": "F32", "bf16": "BF16"}[weights]
-    entries = {
-        name: ("F32", shape) if is_vector(name) else (matrix, _kept(name, shape))
-        for name, shape in official_shapes(spec).items()
-    }
-    return dict(sorted(entries.items(), key=lambda item: not is_vector(item[0])))
+    entries = {}
+    for name, shape in official_shapes(spec).items():
+        dtype = "F32" if is_vector(name) else _MATRIX_TYPES[weights, is_low_rank(name)]
+        kept = shape if is_vector(name) else _kept(name, shape)
+        entries[name] = (dtype, kept)
+        if dtype == "I8":
+            entries[name + SCALE] = ("F32", scale_shape(kept))
+
+    def place(item: tuple[str, tuple[str, tuple[int, ...]]]) -> tuple[bool, int]:
+        return not is_vector(item[0]), _WIDEST_FIRST.index(item[1][0])
+
+    return dict(sorted(entries.items(), key=place))
 
 
 def _kept(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from rwkv_chat.errors import (
 )
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.tokenizer.fit import KINDS, kind_of
+from rwkv_chat.weights import WEIGHTS
 
 __all__ = ["Source", "read_source"]
 
@@ -117,7 +118,7 @@ def _converted(checkpoint: Checkpoint) -> Source:
     if not keys <= metadata.keys():
         missing = ", ".join(sorted(keys - metadata.keys()))
         raise NotAModelError(f"{path} is damaged: its metadata lacks {missing}.")
-    allowed = {"weights": ("f32", "bf16"), "tokenizer": KINDS, "template": templates.names()}
+    allowed = {"weights": WEIGHTS, "tokenizer": KINDS, "template": templates.names()}
     for key, values in allowed.items():
         if metadata[key] not in values:
             raise NotAModelError(f"{path} is damaged: its {key} is {metadata[key][:40]!a}.")
@@ -137,7 +138,7 @@ def _converted(checkpoint: Checkpoint) -> Source:
         template=metadata["template"],
         weights=metadata["weights"],
         payload_sha256=metadata["fingerprint"],
-        dtype={"f32": "F32", "bf16": "BF16"}[metadata["weights"]],
+        dtype={"f32": "F32", "bf16": "BF16", "q8": "I8"}[metadata["weights"]],
         vocabulary=metadata.get("vocabulary", ""),
     )
 

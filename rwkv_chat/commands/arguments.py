@@ -10,6 +10,8 @@ from rwkv_chat.weights import WEIGHTS
 
 __all__ = ["parser"]
 
+_WEIGHTS_HELP = "f32 is exact, bf16 half as large, q8 a quarter: 8-bit integers with scales"
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser; `command` of its result names a module of this package."""
@@ -74,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
             "model", type=_model, metavar="MODEL", help="a name from the list, or a path"
         )
         _generation_argument(each, suppress=False)
-    convert.add_argument("--weights", choices=WEIGHTS, default="bf16")
+    convert.add_argument("--weights", choices=WEIGHTS, default="bf16", help=_WEIGHTS_HELP)
     convert.add_argument(
         "--lora", metavar="FILE", help="merge an adapter into it: LoRA, PiSSA, Bone or DiSHA"
     )
@@ -134,7 +136,7 @@ def _model_arguments(parser: argparse.ArgumentParser, *, suppress: bool) -> None
         default=default,
         help="a name from `models list`, or a path",
     )
-    parser.add_argument("--weights", choices=WEIGHTS, default=default, help="type of the weights")
+    parser.add_argument("--weights", choices=WEIGHTS, default=default, help=_WEIGHTS_HELP)
     parser.add_argument(
         "--tokenizer",
         metavar="FILE",

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rwkv_chat import _native
+from rwkv_chat.checkpoints.q8 import SCALE
 from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Decoder, DecoderConfig
 from rwkv_chat.engine.ids import check_ids
 from rwkv_chat.errors import EngineError, UsageError
@@ -47,7 +48,7 @@ class NativeBackend:
     def __init__(
         self,
         spec: ModelSpec,
-        tensors: Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.uint16]],
+        tensors: Mapping[str, npt.NDArray[np.float32 | np.uint16 | np.int8]],
         threads: int | None = None,
         isa: str | None = None,
     ) -> None:
@@ -55,10 +56,12 @@ class NativeBackend:
 
         Args:
             spec: sizes of the model.
-            tensors: the converted form, "format 1": vectors float32, matrices float32 or bfloat16
-                as uint16. The arrays (or their mapped file) must not change while the model lives.
+            tensors: the converted form, "format 1": vectors float32; matrices float32, bfloat16 as
+                uint16, or int8 with their scales (see checkpoints.q8). The arrays (or their mapped
+                file) must not change while the model lives.
             threads: how many compute; None means one per physical core.
-            isa: "scalar", "avx2" or "avx512"; None means RWKV_CHAT_ISA or else the fastest.
+            isa: "scalar", "avx2", "avx512" or "avx512vnni"; None means RWKV_CHAT_ISA or else the
+                fastest.
 
         Raises:
             EngineError: the kernels cannot be used, or a tensor does not fit the spec.
@@ -73,10 +76,9 @@ class NativeBackend:
             self._model = _native.Model(asdict(spec), tensors, threads or 0, isa or "")
         self._spec = spec
         self._layout = StateLayout.of(spec)
-        self._step_bytes = sum(
-            tensors[name].nbytes for name in tensors if not name.endswith(("emb.weight", _VALUE))
-        )
-        self._value_bytes = sum(tensors[name].nbytes for name in tensors if name.endswith(_VALUE))
+        sizes = [(name.removesuffix(SCALE), array.nbytes) for name, array in tensors.items()]
+        self._step_bytes = sum(n for name, n in sizes if not name.endswith(("emb.weight", _VALUE)))
+        self._value_bytes = sum(n for name, n in sizes if name.endswith(_VALUE))
         self._n_tokens = 0
         self._first_active = 0
         self._vocabulary: tuple[Sequence[bytes], _native.Vocabulary] | None = None

@@ -182,4 +182,4 @@ def _split(state: Tensor, fields: Sequence[StateField]) -> LayerState:
 def _tensor(array: npt.NDArray[Any]) -> Tensor:
     if array.dtype == np.uint16:
         return torch.from_numpy((array.astype(np.uint32) << 16).view(np.float32))
-    return torch.from_numpy(array.astype(np.float32))
+    return torch.from_numpy(np.require(array, np.float32, "W"))  # a copy of what is only mapped

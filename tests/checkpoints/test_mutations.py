@@ -40,7 +40,7 @@ OTHERS = ("fla 7", "fla 6", "transformers 5.2", "web-rwkv 6")
 GGML = ("gguf", "gguf of 6", "rwkv.cpp", "rwkv.cpp of 4", "rwkv.cpp of 5.2", "rwkv.cpp of 6")
 
 
-@pytest.fixture(params=["pth", "safetensors", "converted", *OLDER, *OTHERS, *GGML])
+@pytest.fixture(params=["pth", "safetensors", "converted", "q8", *OLDER, *OTHERS, *GGML])
 def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param in GGML:
         return ggml_sample(request.param, tmp_path)
@@ -57,8 +57,9 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         torch.save(official(weights), tmp_path / "m.pth")
         return tmp_path / "m.pth"
     safetensors.torch.save_file(weights, tmp_path / "m.safetensors", {"format": "pt"})
-    if request.param == "converted":
-        return open_model(tmp_path / "m.safetensors", "f32").path
+    if request.param in ("converted", "q8"):
+        weights_type = "q8" if request.param == "q8" else "f32"
+        return open_model(tmp_path / "m.safetensors", weights_type).path
     return tmp_path / "m.safetensors"
 
 
@@ -142,7 +143,7 @@ def test_damage_to_the_structure_is_refused_or_harmless(sample: Path, tmp_path: 
             continue
         assert_usable(found.checkpoint.array, found.names)
         if found.spec != good.spec:  # it may have become another model, if that is a whole one
-            assert found.names.keys() == converted_shapes(found.spec, "f32").keys()
+            assert found.names.keys() == converted_shapes(found.spec, found.weights or "f32").keys()
     assert len(sentences) > COUNT // 3
     assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
     assert max(map(len, sentences)) < 600

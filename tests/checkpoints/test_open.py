@@ -256,7 +256,8 @@ def tampered(path: Path, target: Path, **metadata: str) -> Path:
     ("metadata", "reason"),
     [
         ({"format": "rwkv-chat 2"}, "another version"),
-        ({"weights": "q8"}, "its weights is 'q8'"),
+        ({"weights": "q9"}, "its weights is 'q9'"),
+        ({"weights": "q8"}, "lacks the tensor emb.weight.scale"),
         ({"weights": "bf16"}, "should be BF16"),
         ({"tokenizer": "../../etc"}, "its tokenizer is"),
         ({"template": "x"}, "its template is"),
@@ -265,7 +266,7 @@ def tampered(path: Path, target: Path, **metadata: str) -> Path:
         ({"spec": "{}"}, "not readable"),
         ({"spec": "[" * 100_000}, "not readable"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_tampered_metadata_is_refused(
     source: Path, tmp_path: Path, metadata: dict[str, str], reason: str

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from rwkv_chat.engine import memory
 from rwkv_chat.engine.select import load_model
 from rwkv_chat.errors import MemoryLimitError, TokenizerError, UsageError
 from tests.seeded import official, random_weights, small_spec
-from tests.tiny import model_file
+from tests.tiny import load, model_file
 
 
 @pytest.fixture
@@ -60,6 +61,18 @@ def test_the_environment_chooses_the_backend(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RWKV_CHAT_BACKEND", "quantum")
     with pytest.raises(UsageError, match=r"quantum.*native, reference"):
         load_model(model_file())
+
+
+@pytest.mark.parametrize("generation", ["4", "5.0", "5.1", "5.2", "6", "7", "7a"])
+def test_both_backends_read_8_bits(monkeypatch: pytest.MonkeyPatch, generation: str) -> None:
+    fast = load("q8", generation)
+    monkeypatch.setenv("RWKV_CHAT_BACKEND", "reference")
+    slow = load("q8", generation)
+    assert slow.fingerprint == fast.fingerprint
+    logits, _ = slow.forward(list(b"Hello"), None)
+    assert (
+        np.abs(fast.forward(list(b"Hello"), None)[0] - logits).max() < 4e-4 * np.abs(logits).max()
+    )
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_converted(

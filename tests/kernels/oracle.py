@@ -8,12 +8,12 @@ from dataclasses import asdict
 import numpy as np
 import numpy.typing as npt
 
-from rwkv_chat.checkpoints.layout import is_vector
+from rwkv_chat.checkpoints.layout import is_low_rank, is_vector
 from rwkv_chat.models.spec import ModelSpec
 from tests.seeded import converted_arrays, spec_of
 
 F64 = npt.NDArray[np.float64]
-Tensors = dict[str, npt.NDArray[np.float32] | npt.NDArray[np.uint16]]
+Tensors = dict[str, npt.NDArray[np.float32 | np.uint16 | np.int8]]
 
 DECAY_SCALE = np.exp(-0.5)
 
@@ -38,11 +38,49 @@ def to_bf16(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def to_f64(x: npt.NDArray[np.float32] | npt.NDArray[np.uint16]) -> F64:
+def to_q8(x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Integers and scales, each group of 128 columns of a row by itself."""
+    numbers = np.zeros(x.shape, dtype=np.int8)
+    scales = np.zeros((len(x), -(-x.shape[1] // 128)), dtype="f4")
+    for row, values in enumerate(x.astype("f4")):
+        for group in range(scales.shape[1]):
+            part = slice(128 * group, 128 * (group + 1))
+            scale = np.abs(values[part]).max() / np.float32(127)
+            scales[row, group] = scale
+            if scale > 0:
+                numbers[row, part] = np.rint(values[part] / scale).clip(-127, 127)
+    return numbers, scales
+
+
+def to_f64(x: npt.NDArray[np.float32 | np.uint16]) -> F64:
     """Exact, from float32 or from bfloat16 bits."""
     if x.dtype == np.uint16:
         return (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return x.astype(np.float64)
+
+
+def as_q8(tensors: Tensors) -> Tensors:
+    """float32 tensors of a converted model as a q8 file has them."""
+    result: Tensors = {}
+    for name, values in tensors.items():
+        if is_vector(name):
+            result[name] = values
+        elif is_low_rank(name):
+            result[name] = to_bf16(values)
+        else:
+            result[name], result[f"{name}.scale"] = to_q8(values)
+    return result
+
+
+def exact(tensors: Tensors) -> dict[str, F64]:
+    """What the tensors of any type stand for."""
+    return {
+        name: values * np.repeat(to_f64(tensors[f"{name}.scale"]), 128, 1)[:, : values.shape[1]]
+        if values.dtype == np.int8
+        else to_f64(values)
+        for name, values in tensors.items()
+        if not name.endswith(".scale")
+    }
 
 
 def make_tensors(spec: ModelSpec, seed: int, bf16: bool = False) -> Tensors:
@@ -125,7 +163,7 @@ class Oracle:
 
     def __init__(self, spec: ModelSpec, tensors: Tensors) -> None:
         self.spec = spec
-        self.z = {name: to_f64(values) for name, values in tensors.items()}
+        self.z = exact(tensors)
 
     def forward(self, ids: list[int], state: F64 | None = None) -> tuple[F64, F64]:
         """Logits [V] after the last id, and the new state [S]."""

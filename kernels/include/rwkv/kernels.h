@@ -9,7 +9,7 @@
 //
 // Error bounds against exact arithmetic, with e = 2^-24 and n the length of the sum, unless float32
 // overflows on the way:
-//   matmul, sum_rows         (n + 2) e * sum |w x|
+//   matmul, sum_rows         (n + 2) e * sum |w x|; for q8 weights see below
 //   layer_norm               (n / 8 + 16) e * (|weight| * max |x| / sqrt(variance + eps) + |bias|)
 //   token_shift              4 e * (|x| + |previous|), for mix in [0, 1]
 //   sigmoid, decay7          1e-6 of the result, or 1e-37
@@ -19,6 +19,14 @@
 //   exp_sum                  1e-14 of each weight, or 1e-299; the sum (n + 4) 2^-53 of itself more
 // NaN and infinity in the input give NaN or infinity in the results they belong to.
 // Matrices may start at any address, also an odd one; everything else is aligned to its type.
+//
+// q8 weights. A weight is an int8 times the float32 scale of its group: kGroup columns of one row,
+// the last group of a row may be shorter. matmul rounds the activations of each token to 16 bits, to
+// the nearest multiple (ties to even) of a unit that is 2^-14 of the power of two at or below max |x|,
+// but at least 2^-126, and at most 32767 units; then products and sums inside a group are exact
+// integers. The bound above holds for the rounded x, which is within 2^-15 max |x| (or 2^-126) of x.
+// NaN or infinity in x makes every result of its token NaN. sum_rows takes x as it is, and its bound
+// is (n + 3) e * sum |w x|.
 #pragma once
 
 #include <stddef.h>
@@ -26,7 +34,10 @@
 
 namespace rwkv {
 
-enum class Weights : uint8_t { f32, bf16 };
+enum class Weights : uint8_t { f32, bf16, q8 };
+
+// Columns of a row that share a scale in q8.
+constexpr size_t kGroup = 128;
 
 // A borrowed matrix [rows, columns], row-major, at any address.
 struct Matrix {
@@ -34,6 +45,7 @@ struct Matrix {
     size_t rows;
     size_t columns;
     Weights weights;
+    const unsigned char* scales = nullptr;  // of q8: float32 [rows, groups of a row], at any address
 };
 
 // Channels of the time mix of RWKV-4 for one token; all vectors have n elements.

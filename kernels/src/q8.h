@@ -1,0 +1,31 @@
+// Rounding activations for q8 weights, alike in every instruction set. Only the compiler's builtins.
+#pragma once
+
+#include "elements.h"
+
+namespace rwkv {
+namespace {
+
+// Activations are rounded to multiples of `unit`; `inverse` is 1 / unit.
+struct Unit {
+    float unit;
+    float inverse;
+};
+
+constexpr uint32_t kMagnitude = 0x7FFFFFFF;  // the bits of a float without its sign
+
+// `largest` are the bits of the largest magnitude: as integers they have the order of the numbers,
+// with infinity and then NaN at the end.
+inline Unit unit_for(uint32_t largest) {
+    constexpr uint32_t kInfinity = 0x7F800000;
+    if (largest >= kInfinity) return {__builtin_nanf(""), 0.0f};
+    const uint32_t exponent = largest >> 23;
+    const uint32_t unit = exponent > 15 ? exponent - 14 : 1;
+    const uint32_t bits[] = {unit << 23, (254 - unit) << 23};
+    Unit result;
+    __builtin_memcpy(&result, bits, sizeof result);
+    return result;
+}
+
+}  // namespace
+}  // namespace rwkv
