@@ -20,7 +20,7 @@ from rwkv_chat.checkpoints.safetensors import TensorFile, TensorInfo, open_file
 from rwkv_chat.errors import CheckpointError, SnapshotError
 from rwkv_chat.models.state import F32, StateField, StateLayout
 
-__all__ = ["SavedState", "StateOwner", "read", "write"]
+__all__ = ["SavedState", "StateOwner", "is_saved_state", "read", "write"]
 
 _FORMAT = "rwkv-chat state 1"
 _MAX_COUNT = 2**63 - 1
@@ -113,6 +113,15 @@ def write(path: Path, saved: SavedState) -> None:
         safetensors.write(path, {"state": state, "logits": logits}, metadata)
     except OSError as error:
         raise SnapshotError(f"The state cannot be saved to {path}: {error.strerror}.") from error
+
+
+def is_saved_state(path: Path) -> bool:
+    """Whether `path` says of itself that it is a saved state; `read` tells whether it is one."""
+    try:
+        with open_file(path) as file:
+            return file.metadata.get("format") == _FORMAT
+    except CheckpointError:
+        return False
 
 
 def read(path: Path, owner: StateOwner | None = None) -> SavedState:

@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
         "--from", dest="start", metavar="LABEL|ID", help="go on from a turn, as `log` names it"
     )
     ask.add_argument(
-        "--state", metavar="FILE", help="begin with a trained start state (time_state, a .pth file)"
+        "--state",
+        metavar="FILE",
+        help="begin with a state: from `tune`, saved, or a time_state .pth",
     )
     ask.add_argument("--json", action="store_true", help="one JSON object instead of the text")
     form = ask.add_mutually_exclusive_group()

@@ -192,14 +192,19 @@ class Model:
         return self.restore(statefile.read(Path(path), self.owner))
 
     def with_start(self, path: str | Path) -> "Model":
-        """This model as it begins with a trained state: a file with `blocks.N.att.time_state`.
+        """This model as it begins with a state: a file with `blocks.N.att.time_state`, as state
+        tuning makes it, or any state that this model saved.
 
         It is another model, with another fingerprint: their states are never taken for each other.
 
         Raises:
             SnapshotError: the file holds no start state of this model.
         """
-        start = read_start(Path(path), self.spec)
+        path = Path(path)
+        if statefile.is_saved_state(path):
+            start = self.load_state(path).data
+        else:
+            start = read_start(path, self.spec)
         start.setflags(write=False)
         name = f"{self.fingerprint} {hashlib.sha256(start.tobytes()).hexdigest()}"
         return replace(self, start=start, fingerprint=hashlib.sha256(name.encode()).hexdigest())

@@ -51,6 +51,19 @@ def test_it_is_where_the_model_begins(model: Model, tmp_path: Path) -> None:
     assert np.array_equal(started.load_state(tmp_path / "saved.state").data, data)
 
 
+def test_a_saved_state_is_a_start_too(model: Model, tmp_path: Path) -> None:
+    _, state = model.forward(IDS)
+    state.save(tmp_path / "read.state")
+    started = model.with_start(tmp_path / "read.state")
+    wanted, data = model.forward(IDS, state)
+    logits, again = started.forward(IDS)
+    assert np.array_equal(logits, wanted)
+    assert np.array_equal(again.data, data.data)
+    other = load(generation="7" if model.spec.generation != "7" else "6")
+    with pytest.raises(SnapshotError, match="different weights"):
+        other.with_start(tmp_path / "read.state")
+
+
 def test_states_of_other_starts_are_refused(model: Model, tmp_path: Path) -> None:
     first = model.with_start(state_file(tmp_path, model))
     again = model.with_start(state_file(tmp_path, model))
