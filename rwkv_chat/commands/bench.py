@@ -8,8 +8,6 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 
-import numpy as np
-
 from rwkv_chat.checkpoints import catalog
 from rwkv_chat.commands import compose
 from rwkv_chat.engine.model import Model
@@ -20,6 +18,16 @@ from rwkv_chat.text.display import clean
 
 __all__ = ["Result", "measure", "run"]
 
+# What is zero in the channel mix depends on what is read: sense, and not noise.
+_TEXT = (
+    "An old woman lived in a small house at the edge of a wood. Every evening she put a lamp in "
+    "the window, because the path was dark and people lost their way. One night the oil was gone. "
+    "She sat by the window all the same and sang, so that anyone outside could hear where the house "
+    "was. A baker, two children and a very tired dog found the way by her voice. They stayed for "
+    "soup. In the morning there were four cans of oil at the door, and a bone that nobody had "
+    'ordered. "What did you sing?" asked the children. "Whatever came into my head," she said. '
+    '"In the dark it does not have to be beautiful. It only has to go on."\n\n'
+)
 _WARM_UP = 4
 
 
@@ -99,8 +107,9 @@ def measure(model: Model, batch: int, prompt_tokens: int, steps: int, load_s: fl
             f"bench measures the compiled kernels, and {model.name} runs on {backend.name}. Give "
             "a model that they know, and unset RWKV_CHAT_BACKEND."
         )
-    numbers = np.random.default_rng(0)
-    ids = numbers.integers(1, model.spec.vocab_size, prompt_tokens + steps + batch).tolist()
+    text = model.tokenizer.encode(_TEXT)
+    length = prompt_tokens + steps + batch
+    ids = (text * (length // len(text) + 1))[:length]
 
     prefill = []
     for _ in range(3):
