@@ -22,9 +22,9 @@ __all__ = ["Result", "measure", "run"]
 _TEXT = (
     "An old woman lived in a small house at the edge of a wood. Every evening she put a lamp in "
     "the window, because the path was dark and people lost their way. One night the oil was gone. "
-    "She sat by the window all the same and sang, so that anyone outside could hear where the house "
-    "was. A baker, two children and a very tired dog found the way by her voice. They stayed for "
-    "soup. In the morning there were four cans of oil at the door, and a bone that nobody had "
+    "She sat by the window all the same and sang, so that anyone outside could hear where the "
+    "house was. A baker, two children and a very tired dog found the way by her voice. They stayed "
+    "for soup. In the morning there were four cans of oil at the door, and a bone that nobody had "
     'ordered. "What did you sing?" asked the children. "Whatever came into my head," she said. '
     '"In the dark it does not have to be beautiful. It only has to go on."\n\n'
 )
