@@ -1,5 +1,6 @@
 """Markdown for a terminal: what it shows, that it loses nothing, and what it costs."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -30,6 +31,13 @@ def shown(text: str, width: int = 60) -> list[str]:
 def test_no_line_is_wider_than_the_screen(text: str, width: int) -> None:
     for line in drawn(text, width):
         assert cell_len(line.text) <= max(width, 14)
+
+
+@pytest.mark.parametrize("name", ["a" * 100, "的" * 20, ""])
+def test_the_name_of_a_language_is_cut_at_the_edge(name: str) -> None:
+    top = drawn(f"```{name}\ncode\n```", 16)[0].text
+    assert top.startswith("╭ " + name[:7])
+    assert cell_len(top) <= 16
 
 
 @given(texts, st.lists(st.integers(0, 200), max_size=6))

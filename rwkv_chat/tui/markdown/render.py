@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 
 from rwkv_chat.tui.markdown.code import highlight
 from rwkv_chat.tui.markdown.document import Chunk, Fence, fence_after
@@ -59,7 +59,8 @@ def render_plain(chunk: Chunk, width: int, base: str = "") -> list[Line]:
 
 def _code(line: str, fence: Fence | None, after: Fence | None, width: int) -> list[Line]:
     if fence is None and after is not None:
-        return [Line((("╭ ", "fence+edge"), (after.language, "fence+dim")), "fence")]
+        name = chop_cells(after.language, max(1, width - 2))[:1]
+        return [Line((("╭ ", "fence+edge"), ("".join(name), "fence+dim")), "fence")]
     if fence is None or after is None:
         return [Line((("╰", "fence+edge"),), "fence")]
     indent = min(fence.indent, len(line) - len(line.lstrip(" ")))
