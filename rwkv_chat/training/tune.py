@@ -16,6 +16,7 @@ from torch import Tensor
 from rwkv_chat.checkpoints.floats import to_float32
 from rwkv_chat.checkpoints.layout import is_transposed
 from rwkv_chat.checkpoints.open import inspect, open_model
+from rwkv_chat.checkpoints.q8 import plain
 from rwkv_chat.engine import memory
 from rwkv_chat.engine.model import Model, State
 from rwkv_chat.errors import EngineError, UnsupportedModelError, UsageError
@@ -133,7 +134,7 @@ def open_frozen(
     with torch.device("meta"):  # no time goes into initial values
         model = Goose(spec, recurrence)
     tensors = {}
-    for name, array in converted.tensors.items():
+    for name, array in plain(converted.tensors).items():
         values = to_float32(array)
         tensors[name] = torch.from_numpy(np.array(values.T if is_transposed(name) else values))
     model.load_state_dict(tensors, assign=True)
