@@ -12,6 +12,7 @@ import json
 import logging
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -136,12 +137,17 @@ def train(
     if checkpoint and checkpoint.exists():
         run.load(checkpoint)
         log.info("goes on at step %d", run.progress.step)
+    with _caught_signals() if checkpoint else contextlib.nullcontext([]) as stopped:
+        _go_on(run, general, chat, checkpoint, stopped)
+    return run.average, run.progress
+
+
+def _go_on(run: Run, general: Mix, chat: Mix, checkpoint: Path | None, stopped: list[int]) -> None:
     progress = run.progress
     start_wall = time.monotonic() - progress.wall
     start_cpu = time.process_time() - progress.cpu
     saved = progress.wall
     recent: list[float] = []
-    stopped = _catch_signals() if checkpoint else []
     while run.fraction < 1:
         recent.append(run.step(general, chat))
         progress.wall = time.monotonic() - start_wall
@@ -159,29 +165,25 @@ def train(
                 mean,
                 "  chat" if run.finishing else "",
             )
-        if checkpoint and (stopped or progress.wall - saved > plan.save_every):
+        if checkpoint and (stopped or progress.wall - saved > run.plan.save_every):
             saved = progress.wall
             run.save(checkpoint)
         if stopped:
             log.info("stopped at step %d; start again to go on", progress.step)
             raise SystemExit(128 + stopped[0])
-    return run.average, progress
 
 
-def _catch_signals() -> list[int]:
+@contextlib.contextmanager
+def _caught_signals() -> Iterator[list[int]]:
     """A list that receives the number of a signal that asks the process to end."""
     seen: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda caught, _: seen.append(caught))
-    return seen
-
-
-def _device(name: str) -> torch.device:
-    """The device of that name; "auto" takes a GPU where there is one."""
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise UsageError("torch finds no GPU that it can use here. Train with --device cpu.")
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda caught, _: seen.append(caught)) for number in numbers]
+    try:
+        yield seen
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def main(arguments: list[str] | None = None) -> None:

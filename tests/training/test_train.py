@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -103,6 +104,30 @@ def test_a_run_is_repeatable_and_can_be_resumed(tmp_path: Path) -> None:
     resumed, after = train(make_model(5), mix, mix, plan, tmp_path)
     assert after.step == 6
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+class Signalled(Mix):
+    """A mix during whose third batch the process is asked to end."""
+
+    def __init__(self, mix: Mix) -> None:
+        self._mix, self._left = mix, 3
+
+    def draw(self, rng: np.random.Generator, rows: int, length: int) -> tuple[Ids, Roles]:
+        self._left -= 1
+        if not self._left:
+            signal.raise_signal(signal.SIGTERM)
+        return self._mix.draw(rng, rows, length)
+
+
+def test_a_signal_keeps_what_was_learnt(tmp_path: Path) -> None:
+    mix = make_mix()
+    plan = Plan(minutes=5, max_steps=6, batch=2, steps=20, bf16=False, save_every=1e9)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as ended:
+        train(make_model(), Signalled(mix), mix, plan, tmp_path)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert open_trained(tmp_path)[2]["step"] == 3
 
 
 def test_the_rate_warms_up_and_falls() -> None:
