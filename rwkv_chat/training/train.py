@@ -186,6 +186,14 @@ def _caught_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def _device(name: str) -> torch.device:
+    """The device of that name; "auto" takes a GPU where there is one."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UsageError("torch finds no GPU that it can use here. Train with --device cpu.")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="rwkv_chat.training.train", description=__doc__)
