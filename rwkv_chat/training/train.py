@@ -137,7 +137,10 @@ def train(
     if checkpoint and checkpoint.exists():
         run.load(checkpoint)
         log.info("goes on at step %d", run.progress.step)
-    with _caught_signals() if checkpoint else contextlib.nullcontext([]) as stopped:
+    stopped: list[int] = []
+    with contextlib.ExitStack() as stack:
+        if checkpoint:
+            stopped = stack.enter_context(_caught_signals())
         _go_on(run, general, chat, checkpoint, stopped)
     return run.average, run.progress
 
