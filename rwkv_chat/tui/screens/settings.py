@@ -136,7 +136,7 @@ class SettingsScreen(ModalScreen[Options | None]):
         system = Input(_one_line(options.system), id="system", placeholder=told)
         yield from _row("System", "", system)
         start = Input(clean(options.start), id="start")
-        yield from _row("Start state", "a trained one, its .pth file", start)
+        yield from _row("Start state", "a saved or tuned one, its file", start)
         thoughts = Choice(
             {m.value: title for m, title in _THOUGHTS.items()}, options.think, "think"
         )
