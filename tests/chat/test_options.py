@@ -21,7 +21,7 @@ json_values = st.recursive(
 
 def test_json_gives_the_same_value_back() -> None:
     own = Own("Bob:", "Alice:", "\n", "")
-    options = Options(Sampling(top_k=3, seed=5), "Be brief.", "a bit", "own", 42, own)
+    options = Options(Sampling(top_k=3, seed=5), "Be brief.", "a bit", "own", 42, own=own)
     assert Options.from_json(json.loads(json.dumps(options.to_json())), Options()) == options
 
 

@@ -228,7 +228,7 @@ def test_the_vocabulary_of_another_kind_of_tokenizer_is_not_used(tmp_path: Path)
     key = b"tokenizer.ggml.model" + struct.pack("<IQ", 8, 4)
     path.write_bytes(path.read_bytes().replace(key + b"rwkv", key + b"gpt2"))
     assert inspect(path).tokenizer == "unknown"
-    with pytest.raises(TokenizerError, match=r"Put its vocabulary beside it as vocab\.txt"):
+    with pytest.raises(TokenizerError, match=r"beside it, as vocab\.txt"):
         load_model(path, threads=1)
 
 
