@@ -107,7 +107,10 @@ def _widest(checkpoint: Checkpoint, names: Mapping[str, str]) -> str:
 def _converted(checkpoint: Checkpoint) -> Source:
     path, metadata = checkpoint.path, checkpoint.metadata
     if metadata["format"].startswith("rwkv-chat state"):
-        raise NotAModelError(f"{path} is the saved state of a conversation and no model.")
+        raise NotAModelError(
+            f"{path} is a saved state and no model. Begin a conversation with it: "
+            "rwkv-chat ask --model MODEL --state FILE."
+        )
     if metadata["format"] != "rwkv-chat 1":
         raise UnsupportedModelError(
             f"{path} was converted by another version of rwkv-chat. Give the original model."
