@@ -53,10 +53,10 @@ class Share:
 
 
 MIX = {
-    "templates": Share(0.28, 0.30),
-    "own": Share(0.22, 0.45),
-    "topical_chat": Share(0.20, 0.15, people=True),
-    "chitchat": Share(0.15, 0.10, people=True),
+    "templates": Share(0.28, 0.28),
+    "own": Share(0.22, 0.42),
+    "topical_chat": Share(0.20, 0.12, people=True),
+    "chitchat": Share(0.15, 0.18, people=True),
     "kdconv_zh": Share(0.02, 0.0, people=True),
     "childrens_books": Share(0.13, 0.0),
     "teacher": Share(0.02, 0.0),
