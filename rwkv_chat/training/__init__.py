@@ -12,9 +12,10 @@ Each stage is one command; each writes what the next one reads.
                                         --weights bf16 f32 q8 --out work/judged
 
 Training needs g++ for the recurrence (`kernels/training/wkv7.cpp`), or nvcc on a GPU (`wkv7.cu`).
-The schedule follows the clock; a run that is interrupted goes on when started again. On a busy
-machine set `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0`, so that threads that wait do not burn the
-CPU.
+The schedule follows the clock; a run that is interrupted goes on when started again. A later run
+can begin with the weights of this one (`pack --vocab rwkv_chat/data/vocab.txt`, then
+`train --init rwkv_chat/data/model.safetensors`). On a busy machine set `OMP_WAIT_POLICY=passive
+GOMP_SPINCOUNT=0`, so that threads that wait do not burn the CPU.
 
 `text/dialogues.txt` and `text/intents.txt` decide how the model feels; read them first. The order
 in the code: `gather`, `write`, `teach`, `pack` make data; `compiled`, `operator`, `model`, `loss`,

@@ -24,6 +24,7 @@ from torch import Tensor
 from rwkv_chat.errors import UsageError
 from rwkv_chat.training.batches import Mix, open_packed
 from rwkv_chat.training.curve import draw_curve
+from rwkv_chat.training.initial import begin_with
 from rwkv_chat.training.loss import cross_entropy
 from rwkv_chat.training.model import Shape, Trainee
 from rwkv_chat.training.plan import Plan, Progress, make_optimizer, rate
@@ -212,6 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--fp32", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--init", type=Path, help="begin with the weights of this model file")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Before any thread starts, for they inherit it: many gradients begin as subnormal numbers,
@@ -234,6 +236,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     device = _device(options.device)
     model = Trainee(Shape(plan.n_layer, plan.n_embd, packed.vocab_size)).to(device)
+    if options.init:
+        begin_with(model, options.init)
     count = sum(p.numel() for p in model.parameters())
     log.info(
         "%.2f M parameters, %.2f M packed tokens, on %s",

@@ -13,10 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkv_chat.checkpoints.floats import to_float32
-from rwkv_chat.checkpoints.layout import is_transposed
 from rwkv_chat.checkpoints.open import inspect, open_model
-from rwkv_chat.checkpoints.q8 import plain
 from rwkv_chat.engine import memory
 from rwkv_chat.engine.model import Model, State
 from rwkv_chat.errors import EngineError, UnsupportedModelError, UsageError
@@ -25,6 +22,7 @@ from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32
 from rwkv_chat.training.compiled import kernels_for
 from rwkv_chat.training.examples import Parts, Row
+from rwkv_chat.training.initial import official_tensors
 from rwkv_chat.training.loss import cross_entropy
 from rwkv_chat.training.model import Goose, Recurrence
 from rwkv_chat.training.operator import HEAD_SIZE, recur_from, recur_from_slowly
@@ -133,11 +131,7 @@ def open_frozen(
     memory.check(f"Tuning {converted.name}", need, memory.available_bytes())
     with torch.device("meta"):  # no time goes into initial values
         model = Goose(spec, recurrence)
-    tensors = {}
-    for name, array in plain(converted.tensors).items():
-        values = to_float32(array)
-        tensors[name] = torch.from_numpy(np.array(values.T if is_transposed(name) else values))
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict(official_tensors(converted), assign=True)
     return model.requires_grad_(False)
 
 
