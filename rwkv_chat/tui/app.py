@@ -291,15 +291,16 @@ class ChatApp(TurnActions, ConversationActions):
     def _overlay(self) -> bool:
         return self.size.width < _SIDEBAR_FROM
 
-    def _place_sidebar(self) -> None:
+    def _place_sidebar(self, width: int | None = None) -> None:
         wanted = self._sidebar_wanted
-        fits = not self._overlay and self.sidebar.option_count > 0
+        over = self._overlay if width is None else width < _SIDEBAR_FROM
+        fits = not over and self.sidebar.option_count > 0
         self.sidebar.display = fits if wanted is None else wanted
-        self.sidebar.set_class(self._overlay, "-over")
+        self.sidebar.set_class(over, "-over")
 
     def on_resize(self, event: input_events.Resize) -> None:
         """Narrow terminals hide the list until it is asked for."""
-        self._place_sidebar()
+        self._place_sidebar(event.size.width)  # that of the application is still the one before
 
     def hide_overlay(self) -> None:
         """Hide the list of conversations where it covers the transcript."""

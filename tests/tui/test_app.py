@@ -537,3 +537,16 @@ async def test_a_notice_is_shown() -> None:
         session.emit(events.Notice("The store was repaired."))
         await settled(app, pilot)
         assert "The store was repaired." in [note.message for note in app._notifications]
+
+
+@asynchronous
+async def test_the_list_leaves_when_the_window_shrinks_and_comes_back() -> None:
+    async with running(one_exchange(), (120, 40)) as (app, pilot):
+        sidebar = app.query_one(Sidebar)
+        assert sidebar.display
+        await pilot.resize_terminal(40, 12)
+        await settled(app, pilot)
+        assert not sidebar.display
+        await pilot.resize_terminal(120, 40)
+        await settled(app, pilot)
+        assert sidebar.display
