@@ -130,3 +130,12 @@ def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install torch"):
         tune_command.run(Namespace())
+
+
+def test_a_vocabulary_of_another_model_is_refused(text: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.txt"
+    wrong.write_text("1 'a' 1\n", encoding="utf-8")
+    out = tmp_path / "a.state"
+    result = tune(text, "--tokenizer", wrong, "--out", out)
+    assert (result.returncode, out.exists()) == (1, False), result.stderr
+    assert str(wrong) in result.stderr

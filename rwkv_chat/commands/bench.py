@@ -6,13 +6,10 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 
-from rwkv_chat.checkpoints import catalog
 from rwkv_chat.commands import compose
 from rwkv_chat.engine.model import Model
 from rwkv_chat.engine.native import NativeBackend, read_bandwidth
-from rwkv_chat.engine.select import load_model
 from rwkv_chat.errors import UsageError
 from rwkv_chat.text.display import clean
 
@@ -60,16 +57,7 @@ class Result:
 def run(options: argparse.Namespace) -> int:
     """Measure and print."""
     settings = compose.choose(options)
-    path = catalog.find(settings.model or catalog.EMBEDDED)
-    threads = settings.threads or None
-    load = partial(
-        load_model,
-        path,
-        settings.weights,
-        threads=threads,
-        generation=settings.generation_of(path),
-        tokenizer=settings.tokenizer or None,
-    )
+    load = compose.opener(settings)
     load()  # converts it the first time
     begun = time.perf_counter()
     model = load()

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from rwkv_chat import paths
 from rwkv_chat.chat.options import Options
@@ -14,7 +16,10 @@ from rwkv_chat.engine.worker import Worker
 from rwkv_chat.settings import Settings
 from rwkv_chat.store.conversations import Conversations
 
-__all__ = ["choose", "defaults", "open_session", "open_store"]
+if TYPE_CHECKING:
+    from rwkv_chat.engine.model import Model
+
+__all__ = ["choose", "defaults", "open_session", "open_store", "opener"]
 
 
 def choose(options: argparse.Namespace) -> Settings:
@@ -28,6 +33,21 @@ def choose(options: argparse.Namespace) -> Settings:
     if generation is None:
         return chosen
     return chosen.with_generation(find(chosen.model or EMBEDDED), generation)
+
+
+def opener(settings: Settings) -> "Callable[[], Model]":
+    """What opens the model of the settings, as they say."""
+    from rwkv_chat.engine.select import load_model  # slow: numpy comes with it
+
+    path = find(settings.model or EMBEDDED)
+    return partial(
+        load_model,
+        path,
+        settings.weights,
+        threads=settings.threads or None,
+        generation=settings.generation_of(path),
+        tokenizer=settings.tokenizer or None,
+    )
 
 
 def defaults(settings: Settings) -> Options:

@@ -32,14 +32,13 @@ def run(options: argparse.Namespace) -> int:
     path = catalog.find(settings.model or catalog.EMBEDDED)
     documents = examples.read(options.text)
 
-    from rwkv_chat.engine.select import load_model
     from rwkv_chat.training import tune  # slow: torch comes with it
 
     if settings.threads:
         tune.use_threads(settings.threads)
     plan = tune.Plan(options.steps, options.rate, options.batch, options.length, options.seed)
     spec = tune.check(path)
-    model = load_model(path, settings.weights, threads=settings.threads or None)
+    model = compose.opener(settings)()
     template = templates.get(model.template)
     rows = [examples.cut(each, model.tokenizer, template, plan.length) for each in documents]
     parts = examples.divide(rows, plan.seed)

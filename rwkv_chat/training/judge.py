@@ -122,10 +122,11 @@ def _transcripts(speaker: Speaker) -> tuple[str, dict[str, dict[str, float]]]:
 
 def _bits(model: Model, folder: Path, limit: int) -> dict[str, float]:
     found = {}
-    for name in MIX:
-        if not (folder / f"{name}.jsonl").exists():
+    for name, share in MIX.items():
+        file = folder / f"{name}.jsonl"
+        if share.optional and not file.exists():
             continue
-        documents = islice(documents_of(folder / f"{name}.jsonl", held_out=True), limit)
+        documents = islice(documents_of(file, held_out=True), limit)
         found[name] = bits_per_byte(model, documents)
         log.info("%s, %s weights: %.3f bits per byte", name, model.weights, found[name])
     return found

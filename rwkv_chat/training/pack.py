@@ -50,6 +50,7 @@ class Share:
     general: float
     chat: float
     people: bool = False  # a chat between people
+    optional: bool = False  # may be absent
 
 
 MIX = {
@@ -59,7 +60,7 @@ MIX = {
     "chitchat": Share(0.15, 0.18, people=True),
     "kdconv_zh": Share(0.02, 0.0, people=True),
     "childrens_books": Share(0.13, 0.0),
-    "teacher": Share(0.02, 0.0),
+    "teacher": Share(0.02, 0.0, optional=True),
 }
 
 
@@ -150,9 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = {name: _rows(options.text / f"{name}.jsonl") for name in MIX if name != "teacher"}
-    if (options.text / "teacher.jsonl").exists():
-        rows["teacher"] = _rows(options.text / "teacher.jsonl")
+    files = {name: options.text / f"{name}.jsonl" for name in MIX}
+    rows = {n: _rows(file) for n, file in files.items() if file.exists() or not MIX[n].optional}
     if options.vocab:
         tokens = read_vocabulary(options.vocab)
     else:

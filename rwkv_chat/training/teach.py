@@ -126,12 +126,12 @@ def teach(folder: Path, teacher: Teacher, seconds: float, seed: int) -> int:
             done.add(request)
             if len(done) % 100 == 0:
                 log.info("%d answers, %.1f min", len(done), passed / 60)
-    kept: dict[str, str] = {}
+    kept: dict[str, str] = {}  # requests by their answers
     for request, text in _lines(raw):
         answer = shortened(text)
-        if acceptable(request, answer) and answer not in kept.values():
-            kept[request] = answer
-    rows = (json.dumps({"turns": turns}) + "\n" for turns in kept.items())
+        if acceptable(request, answer):
+            kept.setdefault(answer, request)
+    rows = (json.dumps({"turns": [asked, said]}) + "\n" for said, asked in kept.items())
     (folder / "teacher.jsonl").write_text("".join(rows), encoding="utf-8")
     log.info("kept %d of %d answers", len(kept), len(done))
     return len(kept)
