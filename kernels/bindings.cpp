@@ -186,8 +186,7 @@ std::uint32_t sample(nb::handle logits, double temperature, double top_p, std::u
     const rwkv::Kernels& kernels = rwkv::choose_kernels("");
     const Unlocked unlocked;
     rwkv::Sampler sampler(kernels);
-    return sampler.choose({values.begin(), values.end()}, settings,
-                          rwkv::random_number(seed, draw));
+    return sampler.choose(values, settings, rwkv::random_number(seed, draw));
 }
 
 double read_bandwidth(std::size_t threads) {

@@ -51,9 +51,9 @@ bool Decoder::completes_stop(std::uint32_t id) {
 }
 
 std::uint32_t Decoder::choose() {
-    adjusted_.assign(logits_.begin(), logits_.end());
+    adjusted_ = logits_;
     penalties_.apply(adjusted_);
-    for (const std::uint32_t id : banned_) adjusted_[id] = -std::numeric_limits<double>::infinity();
+    for (const std::uint32_t id : banned_) adjusted_[id] = -std::numeric_limits<float>::infinity();
     return sampler_.choose(adjusted_, settings_.sampling, random_number(settings_.seed, draw_));
 }
 

@@ -7,7 +7,8 @@
 
 #define RWKV_TABLE(isa)                                                                         \
     {#isa,         isa::matmul, isa::sum_rows, isa::layer_norm, isa::token_shift, isa::sigmoid, \
-     isa::decay6,  isa::decay7, isa::wkv4,     isa::wkv5,       isa::wkv7,        isa::exp_sum}
+     isa::decay6,  isa::decay7, isa::wkv4,     isa::wkv5,       isa::wkv7,        isa::largest, \
+     isa::weigh,   isa::mass_from, isa::keep_between}
 
 namespace rwkv {
 

@@ -23,7 +23,11 @@
               float* y);                                                                          \
     void wkv5(const Wkv5Head& head, float* state, float* y);                                      \
     void wkv7(const Wkv7Head& head, float* state, float* y);                                      \
-    double exp_sum(const double* x, size_t n, double maximum, double scale, double* weights);     \
+    float largest(const float* x, size_t n);                                                      \
+    double weigh(const float* x, size_t n, float maximum, float scale, float* weights);           \
+    Mass mass_from(const float* weights, size_t n, float least);                                  \
+    size_t keep_between(const float* weights, const uint32_t* ids, size_t n, float least,         \
+                        float end, float* kept, uint32_t* kept_ids);                              \
     }
 
 RWKV_DECLARE_OPERATIONS(scalar)

@@ -42,13 +42,4 @@ void decay7(float* x, const float* bias, size_t n) {
     for (size_t i = 0; i < n; ++i) x[i] = static_cast<float>(std::exp(-0.6065306597126334 * x[i]));
 }
 
-double exp_sum(const double* x, size_t n, double maximum, double scale, double* weights) {
-    double sum = 0.0;
-    for (size_t i = 0; i < n; ++i) {
-        weights[i] = std::exp((x[i] - maximum) * scale);
-        sum += weights[i];
-    }
-    return sum;
-}
-
 }  // namespace rwkv::scalar

@@ -3,10 +3,27 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
-#include <numeric>
+#include <limits>
 #include <utility>
 
 namespace rwkv {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+std::uint32_t bits_of(float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+float value_of(std::uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+}  // namespace
 
 double random_number(std::uint64_t seed, std::uint64_t draw) {
     // The finaliser of splitmix64 on a counter.
@@ -27,87 +44,136 @@ bool all_finite(const float* x, std::size_t n) {
     return found == 0;
 }
 
-// The weight of the token at which the sum of the most probable ones reaches top_p; 0 if none is cut.
-double Sampler::find_cutoff(double top_p, double total) {
-    if (top_p >= 1) return 0;
-    // Tokens this improbable weigh less than 1 - top_p together, so the sum is reached before them.
-    const double negligible = 0.5 * (1 - top_p) / static_cast<double>(weights_.size()) * total;
-    scratch_.clear();
-    for (const double weight : weights_) {
-        if (weight >= negligible) scratch_.push_back(weight);
-    }
-    // Halve the range that holds the cutoff until the rest is cheap to sort.
-    constexpr std::ptrdiff_t kFew = 256;
-    auto begin = scratch_.begin();
-    auto end = scratch_.end();
-    double sum = 0;
-    while (end - begin > kFew) {
-        const auto middle = begin + (end - begin) / 2;
-        std::nth_element(begin, middle, end, std::greater<>());
-        const double upper = std::accumulate(begin, middle, 0.0) / total;
-        if (sum + upper >= top_p) {
-            end = middle;
+// Leaves in kept_ and ids_ the tokens of at least the weight with which the most probable ones
+// first amount to `goal`, a sum of weights or a number of tokens, which all of them together do.
+// `last` is a weight that all of kept_ have, and becomes the least that is left. Returns how many are.
+std::size_t Sampler::cut(std::size_t count, double goal, Measure measure, float& last) {
+    const auto amount = [&](const float* values, std::size_t n, std::uint32_t from) {
+        const Mass mass = kernels_.mass_from(values, n, value_of(from));
+        return measure == Measure::sum ? mass.sum : static_cast<double>(mass.count);
+    };
+    // Weights are ordered as their bits are. What is at least `high` does not reach the goal, what is
+    // at least `low` does.
+    std::uint32_t low = bits_of(last);
+    std::uint32_t high = bits_of(1.0f) + 1;
+    double above = 0;
+    scratch_.resize(count + kRoom);
+    const float* values = kept_.data();
+    std::size_t n = count;
+    constexpr std::size_t kFew = 64;
+    while (n > kFew && high - low > 1) {
+        const std::uint32_t middle = low + (high - low) / 2;
+        const double reached = above + amount(values, n, middle);
+        if (reached >= goal) {
+            low = middle;
         } else {
-            sum += upper;
-            begin = middle;
+            above = reached;
+            high = middle;
         }
+        n = kernels_.keep_between(values, nullptr, n, value_of(low), value_of(high), scratch_.data(),
+                                  nullptr);
+        values = scratch_.data();
     }
-    std::sort(begin, end, std::greater<>());
-    for (; begin != end; ++begin) {
-        sum += *begin / total;
-        if (sum >= top_p) return *begin;
-    }
-    return 0;
-}
-
-// Keeps the top_k most probable; of equal ones those with the lower ids.
-void Sampler::keep_top_k(std::uint64_t top_k) {
-    if (top_k == 0 || top_k >= candidates_.size()) return;
-    const auto cut = candidates_.begin() + static_cast<std::ptrdiff_t>(top_k);
-    std::nth_element(candidates_.begin(), cut, candidates_.end(),
-                     [](const Candidate& a, const Candidate& b) {
-                         return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
-                     });
-    candidates_.erase(cut, candidates_.end());
-    std::sort(candidates_.begin(), candidates_.end(),
-              [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
-}
-
-std::uint32_t Sampler::choose(const std::vector<double>& logits, const SamplingSettings& settings,
-                              double random) {
-    const std::size_t n = logits.size();
-    const auto best = std::max_element(logits.begin(), logits.end());
-    if (settings.temperature == 0) return static_cast<std::uint32_t>(best - logits.begin());
-
-    weights_.resize(n);
-    double total = kernels_.exp_sum(logits.data(), n, *best, 1.0, weights_.data());
-    // The most probable token weighs 1. Cutting by min-p before top-k leaves the same tokens.
-    const double least = std::max(find_cutoff(settings.top_p, total), settings.min_p);
-    candidates_.clear();
+    if (values == kept_.data()) std::copy_n(values, n, scratch_.begin());
+    std::sort(scratch_.begin(), scratch_.begin() + static_cast<std::ptrdiff_t>(n), std::greater<>());
+    last = value_of(low);
     for (std::size_t i = 0; i < n; ++i) {
-        if (weights_[i] >= least && weights_[i] > 0) {
-            candidates_.push_back({weights_[i], static_cast<std::uint32_t>(i)});
-        }
+        above += measure == Measure::sum ? static_cast<double>(scratch_[i]) : 1;
+        last = scratch_[i];
+        if (above >= goal) break;
     }
-    keep_top_k(settings.top_k);
+    return kernels_.keep_between(kept_.data(), ids_.data(), count, last, kInfinity, kept_.data(),
+                                 ids_.data());
+}
 
-    // p^(1/T) up to a factor. The bound keeps 0 * scale a number.
-    const double scale = std::min(1 / settings.temperature, 1e300);
-    if (scale != 1) {
-        scratch_.clear();
-        for (const Candidate& c : candidates_) scratch_.push_back(logits[c.id]);
-        kernels_.exp_sum(scratch_.data(), scratch_.size(), *best, scale, weights_.data());
-        for (std::size_t i = 0; i < candidates_.size(); ++i) candidates_[i].weight = weights_[i];
+// Leaves in kept_ and ids_, in the order of ids, what top-p, top-k and min-p leave of weights_,
+// whose sum is `total` and whose largest is 1. Returns how many.
+std::size_t Sampler::cut_all(double total, const SamplingSettings& settings) {
+    const std::size_t n = weights_.size();
+    const double goal =
+        settings.top_p < 1 ? std::max(settings.top_p * total, std::numeric_limits<double>::min())
+                           : std::numeric_limits<double>::infinity();
+    const std::uint64_t top_k = settings.top_k == 0 ? n : settings.top_k;
+    const float least =
+        std::max(static_cast<float>(settings.min_p), std::numeric_limits<float>::denorm_min());
+    kept_.resize(n + kRoom);
+    ids_.resize(n + kRoom);
+    // Most often all that is left weighs more than a fraction of the largest.
+    std::size_t count = 0;
+    double sum = 0;
+    float last = 0;
+    for (const float level : {0x1p-8f, 0x1p-16f, 0x1p-32f, 0.0f}) {
+        last = std::max(level, least);
+        count = kernels_.keep_between(weights_.data(), nullptr, n, last, kInfinity, kept_.data(),
+                                      ids_.data());
+        sum = kernels_.mass_from(kept_.data(), count, 0).sum;
+        if (sum >= goal || count >= top_k || last == least) break;
     }
-    total = 0;
-    for (const Candidate& c : candidates_) total += c.weight;
+    if (sum >= goal) count = cut(count, goal, Measure::sum, last);
+    if (count <= top_k) return count;
+    count = cut(count, static_cast<double>(top_k), Measure::count, last);
+    // Of equal ones those with the lower ids stay.
+    std::size_t surplus = count - top_k;
+    for (std::size_t i = count; surplus > 0; --surplus) {
+        do --i;
+        while (kept_[i] != last);
+        std::move(kept_.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+                  kept_.begin() + static_cast<std::ptrdiff_t>(count),
+                  kept_.begin() + static_cast<std::ptrdiff_t>(i));
+        std::move(ids_.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+                  ids_.begin() + static_cast<std::ptrdiff_t>(count),
+                  ids_.begin() + static_cast<std::ptrdiff_t>(i));
+        --count;
+    }
+    return count;
+}
+
+// The place at which the sum of the weights before it passes the part `random` of the whole.
+std::size_t Sampler::draw(const std::vector<float>& weights, std::size_t n, double random) {
+    constexpr std::size_t kBlock = 512;
+    sums_.clear();
+    double total = 0;
+    for (std::size_t first = 0; first < n; first += kBlock) {
+        sums_.push_back(
+            kernels_.mass_from(weights.data() + first, std::min(kBlock, n - first), 0).sum);
+        total += sums_.back();
+    }
     const double target = random * total;
     double sum = 0;
-    for (const Candidate& c : candidates_) {
-        sum += c.weight;
-        if (sum > target) return c.id;
+    std::size_t block = 0;
+    while (block + 1 < sums_.size() && sum + sums_[block] <= target) sum += sums_[block++];
+    for (std::size_t i = block * kBlock; i < n; ++i) {
+        sum += weights[i];
+        if (sum > target) return i;
     }
-    return candidates_.back().id;
+    std::size_t last = n - 1;  // the sum, rounded, does not reach what is rounded otherwise
+    while (weights[last] == 0) --last;
+    return last;
+}
+
+std::uint32_t Sampler::choose(const std::vector<float>& logits, const SamplingSettings& settings,
+                              double random) {
+    const std::size_t n = logits.size();
+    const float best = kernels_.largest(logits.data(), n);
+    if (settings.temperature == 0) {
+        return static_cast<std::uint32_t>(std::find(logits.begin(), logits.end(), best) -
+                                          logits.begin());
+    }
+    // p^(1/T) up to a factor. The bounds keep the products numbers.
+    const auto scale = static_cast<float>(std::clamp(1 / settings.temperature, 1e-30, 1e30));
+    const bool cuts = settings.top_p < 1 || settings.min_p > 0 ||
+                      (settings.top_k > 0 && settings.top_k < n);
+    weights_.resize(n);
+    const double total =
+        kernels_.weigh(logits.data(), n, best, cuts ? 1.0f : scale, weights_.data());
+    if (!cuts) return static_cast<std::uint32_t>(draw(weights_, n, random));
+    const std::size_t count = cut_all(total, settings);
+    if (scale != 1) {
+        scratch_.resize(count);
+        for (std::size_t i = 0; i < count; ++i) scratch_[i] = logits[ids_[i]];
+        kernels_.weigh(scratch_.data(), count, best, scale, kept_.data());
+    }
+    return ids_[draw(kept_, count, random)];
 }
 
 Penalties::Penalties(double presence, double frequency, double decay, std::vector<bool> exempt)
@@ -124,8 +190,10 @@ void Penalties::count(std::uint32_t id) {
     counts_[places_[id] - 1].value += 1;
 }
 
-void Penalties::apply(std::vector<double>& logits) const {
-    for (const Count& count : counts_) logits[count.id] -= presence_ + count.value * frequency_;
+void Penalties::apply(std::vector<float>& logits) const {
+    for (const Count& count : counts_) {
+        logits[count.id] = static_cast<float>(logits[count.id] - (presence_ + count.value * frequency_));
+    }
 }
 
 }  // namespace rwkv

@@ -278,12 +278,13 @@ void test_sampler() {
     Random random(3);
     for (int round = 0; round < 500; ++round) {
         Sampler sampler(*available_kernels()[random.below(available_kernels().size())]);
-        std::vector<double> logits(random.between(1, 300));
-        for (double& logit : logits) {
-            logit = random.below(4) == 0 ? -INFINITY : std::floor(random.uniform(-9, 9)) * 20;
+        std::vector<float> logits(random.between(1, 1500));
+        for (float& logit : logits) {
+            logit = random.below(4) == 0 ? -INFINITY
+                                         : static_cast<float>(std::floor(random.uniform(-9, 9)) * 20);
         }
         const std::size_t possible = random.below(logits.size());
-        logits[possible] = random.below(2) == 0 ? 0 : 3e38;
+        logits[possible] = random.below(2) == 0 ? 0 : 3e38f;
         const SamplingSettings settings{random.below(2) == 0 ? random.uniform(0, 2) : 1e-300,
                                         random.uniform(0, 1), random.below(4), random.uniform(0, 1)};
         const std::uint32_t id = sampler.choose(logits, settings, random.uniform(0, 1));

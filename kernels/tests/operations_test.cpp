@@ -325,26 +325,65 @@ void test_wkv7(const Kernels& kernels, Random& random) {
     }
 }
 
-void test_exp_sum(const Kernels& kernels, Random& random) {
+void test_sampling(const Kernels& kernels, Random& random) {
     const std::size_t n = odd_size(random);
-    std::vector<double> x(n);
-    for (double& value : x) value = random.below(9) == 0 ? -INFINITY : random.uniform(-800, 0);
-    const double maximum = random.uniform(0, 5);
-    const double scale = random.below(2) == 0 ? 1 : random.uniform(0.1, 5);
-    std::vector<double> weights(n);
-    const double sum = kernels.exp_sum(x.data(), n, maximum, scale, weights.data());
+    std::vector<float> x(n);
+    for (float& value : x) {
+        value = random.below(9) == 0 ? -INFINITY : static_cast<float>(random.uniform(-99, 5));
+    }
+    x[random.below(n)] = static_cast<float>(random.uniform(4, 5));
+    const float maximum = kernels.largest(x.data(), n);
+    CHECK(maximum == *std::max_element(x.begin(), x.end()), "%s: largest %g", kernels.name, maximum);
+
+    const float scale = random.below(2) == 0 ? 1.0f : static_cast<float>(random.uniform(0.01, 5));
+    std::vector<float> weights(n);
+    const double whole = kernels.weigh(x.data(), n, maximum, scale, weights.data());
     double total = 0;
     for (std::size_t i = 0; i < n; ++i) {
-        const long double exponent = (static_cast<long double>(x[i]) - maximum) * scale;
-        const double truth = static_cast<double>(std::exp(exponent));
-        // The exponent itself is rounded to float64.
-        const double unit = 1e-14 + (std::isinf(x[i]) ? 0 : std::fabs(double(exponent)) * 0x1p-51);
-        CHECK(std::fabs(weights[i] - truth) <= unit * truth + 1e-299, "%s: exp(%g) = %g, not %g",
-              kernels.name, double(exponent), weights[i], truth);
+        const double exponent = (static_cast<double>(x[i]) - maximum) * scale;
+        const double truth = std::exp(exponent);
+        const double bound = (4 + 2 * std::min(std::fabs(exponent), 1e3)) * kE * truth + 2e-38;
+        CHECK(std::fabs(weights[i] - truth) <= bound, "%s: exp(%g) = %g, not %g", kernels.name,
+              exponent, weights[i], truth);
+        CHECK(x[i] != -INFINITY || weights[i] == 0, "%s: -infinity weighs %g", kernels.name,
+              weights[i]);
         total += weights[i];
     }
-    CHECK(std::fabs(sum - total) <= (static_cast<double>(n) + 4) * 0x1p-53 * total, "%s: sum %g not %g",
-          kernels.name, sum, total);
+
+    CHECK(std::fabs(whole - total) <= (static_cast<double>(n) + 4) * 0x1p-53 * total,
+          "%s: whole %g not %g", kernels.name, whole, total);
+
+    const float least = weights[random.below(n)];
+    const float end = random.below(2) == 0 ? INFINITY : weights[random.below(n)];
+    double sum = 0;
+    std::size_t count = 0;
+    std::vector<float> expected;
+    std::vector<std::uint32_t> places;
+    for (std::size_t i = 0; i < n; ++i) {
+        if (weights[i] < least) continue;
+        sum += weights[i];
+        ++count;
+        if (weights[i] >= end) continue;
+        expected.push_back(weights[i]);
+        places.push_back(static_cast<std::uint32_t>(i));
+    }
+    const Mass mass = kernels.mass_from(weights.data(), n, least);
+    CHECK(mass.count == count, "%s: %zu not %zu", kernels.name, mass.count, count);
+    CHECK(std::fabs(mass.sum - sum) <= (static_cast<double>(n) + 4) * 0x1p-53 * sum,
+          "%s: sum %g not %g", kernels.name, mass.sum, sum);
+
+    std::vector<float> kept(n + kRoom);
+    std::vector<std::uint32_t> ids(n + kRoom);
+    std::size_t size =
+        kernels.keep_between(weights.data(), nullptr, n, least, end, kept.data(), ids.data());
+    CHECK(size == expected.size(), "%s: kept %zu", kernels.name, size);
+    for (int again = 0; again < 2; ++again) {  // the second time in place, with ids
+        for (std::size_t i = 0; i < size; ++i) {
+            CHECK(kept[i] == expected[i] && ids[i] == places[i], "%s: %zu", kernels.name, i);
+        }
+        size = kernels.keep_between(kept.data(), ids.data(), size, least, end, kept.data(), ids.data());
+        CHECK(size == expected.size(), "%s: kept %zu", kernels.name, size);
+    }
 }
 
 }  // namespace
@@ -361,7 +400,7 @@ void test_operations(const Kernels& kernels) {
         test_wkv4(kernels, random);
         test_wkv5(kernels, random);
         test_wkv7(kernels, random);
-        test_exp_sum(kernels, random);
+        test_sampling(kernels, random);
     }
 }
 

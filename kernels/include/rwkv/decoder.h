@@ -61,7 +61,7 @@ private:
     std::vector<std::uint32_t> banned_;  // ids that stand for no text, the end left out
     Penalties penalties_;
     Sampler sampler_;
-    std::vector<double> adjusted_;       // [V]
+    std::vector<float> adjusted_;        // [V]
 };
 
 }  // namespace rwkv

@@ -16,7 +16,8 @@
 //   decay6                   1e-6 (1 + exp(x + bias)) of the result, or 1e-37
 //   wkv5, wkv7, state and y  (n + 8) e * the same sums over absolute values
 //   wkv4, sums and y         2e-6 * the same over absolute values, or 1e-37 of the largest term
-//   exp_sum                  1e-14 of each weight, or 1e-299; the sum (n + 4) 2^-53 of itself more
+//   weigh                    (4 + 2 |x - maximum| scale) e of each weight, or 1e-37
+//   weigh, mass_from         the sum: (n + 4) 2^-53 of itself
 // NaN and infinity in the input give NaN or infinity in the results they belong to.
 // Matrices may start at any address, also an odd one; everything else is aligned to its type.
 //
@@ -78,6 +79,15 @@ struct Wkv7Head {
     const float* kk_a;   // kk * a
 };
 
+// Of some weights in the choice of a token.
+struct Mass {
+    double sum;
+    size_t count;
+};
+
+// Elements that keep_between may write, whatever they hold, after those that it keeps.
+constexpr size_t kRoom = 16;
+
 struct Kernels {
     const char* name;
 
@@ -118,8 +128,21 @@ struct Kernels {
     // state [N_v, N_k] = state * diag(w) + (state * -kk) outer kk_a + v outer k; y = state * r.
     void (*wkv7)(const Wkv7Head& head, float* state, float* y);
 
-    // weights[i] = exp((x[i] - maximum) * scale), and returns their sum; x[i] <= maximum, scale >= 0.
-    double (*exp_sum)(const double* x, size_t n, double maximum, double scale, double* weights);
+    // The largest of x; n > 0. x may hold -infinity, and no NaN.
+    float (*largest)(const float* x, size_t n);
+
+    // weights[i] = exp((x[i] - maximum) * scale), 0 where that is below exp(-87), and returns their
+    // sum; x[i] <= maximum, scale > 0.
+    double (*weigh)(const float* x, size_t n, float maximum, float scale, float* weights);
+
+    // Sum and number of the weights that are at least `least`; weights are not negative.
+    Mass (*mass_from)(const float* weights, size_t n, float least);
+
+    // Copies the weights in [least, end), and with kept_ids also their ids (their places if ids is
+    // null), in order, and returns how many. Results may lie where the sources do, and need room for
+    // kRoom more than are kept.
+    size_t (*keep_between)(const float* weights, const uint32_t* ids, size_t n, float least,
+                           float end, float* kept, uint32_t* kept_ids);
 };
 
 }  // namespace rwkv

@@ -28,23 +28,24 @@ public:
     explicit Sampler(const Kernels& kernels) : kernels_(kernels) {}
 
     // The id that `random` in [0, 1) picks. logits [n] holds neither NaN nor +infinity, and at least
-    // one finite value; -infinity stands for a token that cannot be chosen.
-    std::uint32_t choose(const std::vector<double>& logits, const SamplingSettings& settings,
+    // one finite value; -infinity stands for a token that cannot be chosen. Weights are float32 and
+    // their sums float64: a cut or a draw within 1e-6 of an edge may fall on its other side.
+    std::uint32_t choose(const std::vector<float>& logits, const SamplingSettings& settings,
                          double random);
 
 private:
-    struct Candidate {
-        double weight;
-        std::uint32_t id;
-    };
+    enum class Measure { sum, count };
 
-    double find_cutoff(double top_p, double total);
-    void keep_top_k(std::uint64_t top_k);
+    std::size_t cut(std::size_t count, double goal, Measure measure, float& last);
+    std::size_t cut_all(double total, const SamplingSettings& settings);
+    std::size_t draw(const std::vector<float>& weights, std::size_t n, double random);
 
     const Kernels& kernels_;
-    std::vector<double> weights_;         // [n]: exp(logit - maximum)
-    std::vector<double> scratch_;
-    std::vector<Candidate> candidates_;   // what the cuts have left
+    std::vector<float> weights_;      // [V]: exp(logit - maximum)
+    std::vector<float> kept_;         // what the cuts have left, and room
+    std::vector<std::uint32_t> ids_;  // of kept_
+    std::vector<float> scratch_;
+    std::vector<double> sums_;        // of blocks of weights
 };
 
 // What a token loses for having been chosen before in the same answer.
@@ -57,7 +58,7 @@ public:
     void count(std::uint32_t id);
 
     // logits[id] -= presence + count * frequency for every id that was chosen.
-    void apply(std::vector<double>& logits) const;
+    void apply(std::vector<float>& logits) const;
 
 private:
     struct Count {
