@@ -54,12 +54,12 @@ class Share:
 
 
 MIX = {
-    "templates": Share(0.28, 0.28),
-    "own": Share(0.22, 0.42),
-    "topical_chat": Share(0.20, 0.12, people=True),
-    "chitchat": Share(0.15, 0.18, people=True),
+    "templates": Share(0.20, 0.20),
+    "own": Share(0.30, 0.50),
+    "topical_chat": Share(0.17, 0.10, people=True),
+    "chitchat": Share(0.18, 0.20, people=True),
     "kdconv_zh": Share(0.02, 0.0, people=True),
-    "childrens_books": Share(0.13, 0.0),
+    "childrens_books": Share(0.11, 0.0),
     "teacher": Share(0.02, 0.0, optional=True),
 }
 
