@@ -380,6 +380,7 @@ NB_MODULE(_native, module) {
     // What a daemon thread holds when the program ends is no leak worth a word to its user.
     nb::set_leak_warnings(false);
     module.def("isas", &isas);
+    module.def("count_cores", [] { return std::min(rwkv::count_cores(), kMaxThreads); });
     module.def("read_bandwidth", &read_bandwidth, nb::arg("threads"));
     module.def("sample", &sample, nb::arg("logits"), nb::arg("temperature"), nb::arg("top_p"),
                nb::arg("top_k"), nb::arg("min_p"), nb::arg("seed"), nb::arg("draw"));

@@ -10,6 +10,9 @@ F32 = npt.NDArray[np.float32]
 def isas() -> list[str]:
     """What was built and this CPU has, slowest first, such as ["scalar", "avx2", "avx512"]."""
 
+def count_cores() -> int:
+    """Physical cores that this process may use, within the CPU quota of its container."""
+
 def read_bandwidth(threads: int) -> float:
     """How fast this many threads read memory, in bytes per second; takes a tenth of a second.
 

@@ -583,3 +583,24 @@ def test_bench_measures(home: Path, generation: str, weights: str) -> None:
     assert found["read_bandwidth_bytes_per_s"] > 1e8
     assert found["bandwidth_fraction"] > 0
     assert found["peak_rss_bytes"] > 1e6
+
+
+def test_bench_compares(home: Path) -> None:
+    work = ["--prompt-tokens", "8", "--decode-tokens", "2", "--rounds", "2"]
+    result = run("bench", "--model", str(model_file()), "--compare", *work, "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert {row["weights"] for row in rows} == set(WEIGHTS)
+    assert {row["threads"] for row in rows} >= {1}
+    assert len(rows) == len(WEIGHTS) * len({row["threads"] for row in rows})
+    table = run("bench", "--model", str(model_file()), "--compare", *work, "--weights", "bf16")
+    assert table.returncode == 0, table.stderr
+    assert "medians of 2 rounds" in table.stdout
+    assert table.stdout.count("bf16") == len({row["threads"] for row in rows})
+
+
+def test_bench_compares_nothing_that_does_not_open(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "no.pth").write_bytes(b"no")
+    result = run("bench", "--model", str(tmp_path / "no.pth"), "--compare")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "no.pth" in result.stderr

@@ -125,7 +125,17 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--batch", type=_positive, metavar="B", default=1, help="sequences at once")
     bench.add_argument("--prompt-tokens", type=_positive, metavar="N", default=512)
     bench.add_argument("--decode-tokens", type=_positive, metavar="N", default=64)
-    bench.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    bench.add_argument(
+        "--compare",
+        action="store_true",
+        help="all weights types, on one thread and on all cores, in turns (those given alone)",
+    )
+    bench.add_argument(
+        "--rounds", type=_positive, metavar="N", default=3, help="of --compare; default: 3"
+    )
+    bench.add_argument(
+        "--json", action="store_true", help="JSON instead of a table; with --compare a list"
+    )
     return parser
 
 

@@ -2,18 +2,23 @@
 
 import argparse
 import json
+import math
 import statistics
-import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.commands import compose
+from rwkv_chat.commands.memory import peak_memory, reset_peak_memory
+from rwkv_chat.engine.backend import DecoderConfig
 from rwkv_chat.engine.model import Model
 from rwkv_chat.engine.native import NativeBackend, read_bandwidth
 from rwkv_chat.errors import UsageError
+from rwkv_chat.models.state import F32
 from rwkv_chat.text.display import clean
 
-__all__ = ["Result", "measure", "run"]
+__all__ = ["Result", "Work", "measure", "run"]
 
 # What is zero in the channel mix depends on what is read: sense, and not noise.
 _TEXT = (
@@ -57,12 +62,11 @@ class Result:
 def run(options: argparse.Namespace) -> int:
     """Measure and print."""
     settings = compose.choose(options)
-    load = compose.opener(settings)
-    load()  # converts it the first time
-    begun = time.perf_counter()
-    model = load()
-    load_s = time.perf_counter() - begun
-    result = measure(model, options.batch, options.prompt_tokens, options.decode_tokens, load_s)
+    if options.compare:
+        from rwkv_chat.commands import compare
+
+        return compare.run(options, settings)
+    result = measure(compose.opener(settings), Work.of(options))
     if options.json:
         print(json.dumps(asdict(result)))
         return 0
@@ -83,12 +87,34 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def measure(model: Model, batch: int, prompt_tokens: int, steps: int, load_s: float) -> Result:
-    """Decode `steps` steps of `batch` sequences, and prefill `prompt_tokens`, a few times each.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done: `steps` steps of `batch` sequences, and the reading of `prompt_tokens`."""
+
+    batch: int
+    prompt_tokens: int
+    steps: int
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Work":
+        """As the command line says."""
+        return cls(options.batch, options.prompt_tokens, options.decode_tokens)
+
+
+def measure(load: Callable[[], Model], work: Work) -> Result:
+    """Open a model and let it work, some parts a few times.
+
+    One sequence is decoded as an answer is, the choice of each token included; several are fed
+    what they read.
 
     Raises:
         UsageError: the model does not run on the compiled kernels.
     """
+    load()  # converts it the first time
+    reset_peak_memory()
+    begun = time.perf_counter()
+    model = load()
+    load_s = time.perf_counter() - begun
     backend = model.backend
     if not isinstance(backend, NativeBackend):
         raise UsageError(
@@ -96,31 +122,22 @@ def measure(model: Model, batch: int, prompt_tokens: int, steps: int, load_s: fl
             "a model that they know, and unset RWKV_CHAT_BACKEND."
         )
     text = model.tokenizer.encode(_TEXT)
-    length = prompt_tokens + steps + batch
+    length = work.prompt_tokens + work.steps + work.batch
     ids = (text * (length // len(text) + 1))[:length]
 
+    backend.reset_counters()
     prefill = []
     for _ in range(3):
         begun = time.perf_counter()
-        backend.forward(ids[:prompt_tokens], None)
+        logits, state = backend.forward(ids[: work.prompt_tokens], None)
         prefill.append(time.perf_counter() - begun)
-
-    states = [backend.forward([token], None)[1] for token in ids[:batch]]
-    backend.reset_counters()
-    seconds = []
-    for step in range(_WARM_UP + steps):
-        now = ids[step % prompt_tokens : step % prompt_tokens + batch]
-        begun = time.perf_counter()
-        if batch == 1:
-            _, states[0] = backend.forward(now, states[0])
-        else:
-            _, states = backend.forward_batch(now, states)
-        if step >= _WARM_UP:
-            seconds.append(time.perf_counter() - begun)
-    step_s = statistics.median(seconds)
     zeros = backend.ffn_zero_fraction()
-    step_bytes = backend.weight_bytes_per_step(zeros if batch == 1 else 0.0)
-    peak_rss = _peak_rss()  # before the buffer that measures the bandwidth
+    if work.batch == 1:
+        step_s = _decode(model, state, logits, work.steps)
+    else:
+        step_s = _feed(backend, ids, work)
+    step_bytes = backend.weight_bytes_per_step(zeros if work.batch == 1 else 0.0)
+    peak = peak_memory()  # before the buffer that measures the bandwidth
     bandwidth = read_bandwidth(backend.threads)
     return Result(
         model=model.name,
@@ -128,21 +145,45 @@ def measure(model: Model, batch: int, prompt_tokens: int, steps: int, load_s: fl
         weights=model.weights,
         isa=backend.isa,
         threads=backend.threads,
-        batch=batch,
-        prompt_tokens=prompt_tokens,
-        decode_tokens_per_s=batch / step_s,
-        prefill_tokens_per_s=prompt_tokens / statistics.median(prefill),
+        batch=work.batch,
+        prompt_tokens=work.prompt_tokens,
+        decode_tokens_per_s=work.batch / step_s,
+        prefill_tokens_per_s=work.prompt_tokens / statistics.median(prefill),
         weight_bytes_per_token=step_bytes,
         ffn_zero_fraction=zeros,
         read_bandwidth_bytes_per_s=bandwidth,
         bandwidth_fraction=step_bytes / step_s / bandwidth,
         load_s=load_s,
-        peak_rss_bytes=peak_rss,
+        peak_rss_bytes=peak,
     )
 
 
-def _peak_rss() -> int:
-    import resource
+def _decode(model: Model, state: F32, logits: F32, steps: int) -> float:
+    """Seconds for a token of an answer that nothing ends, the median."""
+    config = DecoderConfig(
+        sampling=Sampling(),
+        seed=0,
+        stops=(),
+        token_bytes=model.tokenizer.token_bytes,
+        exempt=model.tokenizer.exempt,
+        end=None,
+    )
+    decoder = model.backend.decoder(state, logits, config)
+    seconds = []
+    for _ in range(_WARM_UP + steps):
+        begun = time.perf_counter()
+        decoder.run(1, math.inf)
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[_WARM_UP:])
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+
+def _feed(backend: NativeBackend, ids: Sequence[int], work: Work) -> float:
+    """Seconds for a step of a batch, the median."""
+    states = [backend.forward([token], None)[1] for token in ids[: work.batch]]
+    seconds = []
+    for step in range(_WARM_UP + work.steps):
+        first = step % work.prompt_tokens
+        begun = time.perf_counter()
+        _, states = backend.forward_batch(ids[first : first + work.batch], states)
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[_WARM_UP:])

@@ -15,10 +15,15 @@ from rwkv_chat.errors import EngineError, UsageError
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32, StateLayout
 
-__all__ = ["NativeBackend", "read_bandwidth"]
+__all__ = ["NativeBackend", "count_cores", "read_bandwidth"]
 
 _MAX_THREADS = 256
 _VALUE = ".ffn.value.weight"
+
+
+def count_cores() -> int:
+    """Physical cores that this process may use: how many threads compute if nobody says."""
+    return _native.count_cores()
 
 
 def read_bandwidth(threads: int) -> float:
