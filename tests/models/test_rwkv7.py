@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from rwkv_chat import _native
 from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.engine.native import NativeBackend
 from rwkv_chat.models.rwkv7 import Rwkv7
 from rwkv_chat.models.spec import ModelSpec
 from tests.models.oracle import official_logits
@@ -18,7 +20,7 @@ SHAPES = [
 ]
 
 
-def tokens(spec: ModelSpec, count: int = 40) -> list[int]:
+def tokens(spec: ModelSpec, count: int = 64) -> list[int]:
     return [int(n) for n in np.random.default_rng(5).integers(0, spec.vocab_size, count)]
 
 
@@ -56,6 +58,25 @@ def test_equals_the_official_package(
         logits = torch.cat(rows)
     assert np.abs(expected[form]).max() > 0.5
     assert np.abs(logits.numpy() - expected[form]).max() <= 1e-5
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+def test_the_kernels_equal_the_official_package(
+    oracle: list[tuple[Path, dict[str, np.ndarray]]], number: int, isa: str
+) -> None:
+    path, expected = oracle[number]
+    loaded = open_model(path, "f32")
+    ids = tokens(loaded.spec)
+    backend = NativeBackend(loaded.spec, loaded.tensors, threads=2, isa=isa)
+    scale = np.abs(expected["steps"]).max()
+    state = None
+    for token, row in zip(ids, expected["steps"], strict=True):
+        logits, state = backend.forward([token], state)
+        assert np.abs(logits - row).max() <= 1e-4 * scale
+    for count in (1, 2, 31, 48, 49, len(ids)):
+        logits, _ = backend.forward(ids[:count], None)
+        assert np.abs(logits - expected["sequence"][count - 1]).max() <= 1e-4 * scale
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
