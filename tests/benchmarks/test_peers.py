@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.peers import Worker, ratio
+from tests.benchmarks.sampler import run
 from tests.tiny import model_file
 
 
@@ -35,3 +36,11 @@ def test_the_help_of_the_commands() -> None:
     command = [sys.executable, "-m", "tests.benchmarks.peers", "--help"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, "--rounds" in result.stdout) == (0, True)
+
+
+def test_the_sampler_is_timed() -> None:
+    try:
+        report = run(2)
+    except FileNotFoundError as absent:
+        pytest.skip(str(absent))
+    assert report.count("microseconds") == 6
