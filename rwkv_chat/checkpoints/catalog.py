@@ -8,7 +8,7 @@ from rwkv_chat.checkpoints.folder import find_files, is_model_folder
 from rwkv_chat.errors import CheckpointError
 from rwkv_chat.paths import bundled, models_dir
 
-__all__ = ["EMBEDDED", "CatalogEntry", "available", "find"]
+__all__ = ["EMBEDDED", "CatalogEntry", "available", "find", "lasting"]
 
 EMBEDDED = "embedded"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".st", ".gguf", ".bin")
@@ -76,3 +76,13 @@ def find(name_or_path: str | Path) -> Path:
         f'There is no model "{text[:200]}". Give the path of a model file, or one of the known '
         f"models: {names}. Files in {models_dir()} are known by their name."
     )
+
+
+def lasting(name_or_path: str) -> str:
+    """The name of a model, or its full path, which means the same from every folder."""
+    if any(name_or_path in (entry.name, entry.path.name) for entry in available()):
+        return name_or_path
+    try:
+        return str(Path(name_or_path).expanduser().absolute())
+    except RuntimeError:  # nobody's home: `find` says so
+        return name_or_path

@@ -61,7 +61,6 @@ def request(answer: Sequence[int] = ANSWER, generated: int = 0, max_tokens: int 
 
 def run(model: Model, wanted: Request, shelf: Shelf | None = None) -> Recorder:
     worker = Worker(OneModel(model), shelf)
-    worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
     worker.generate(model, wanted, recorder)
     assert recorder.ended.wait(30)
@@ -124,7 +123,6 @@ def test_two_conversations_do_not_mix(model: Model) -> None:
     other = replace(request(), path=(tuple(b"User: And the hills?\n\n"), ANSWER), seed=9)
     alone = [run(model, request()).ids, run(model, other).ids]
     worker = Worker(OneModel(model))
-    worker.open("tiny", lambda step, fraction: None)
     recorders = [Recorder() for _ in range(6)]
     for index, recorder in enumerate(recorders):
         worker.generate(model, (request(), other)[index % 2], recorder)
@@ -134,10 +132,41 @@ def test_two_conversations_do_not_mix(model: Model) -> None:
     worker.close()
 
 
+def test_answers_that_run_at_once_all_go_on(model: Model) -> None:
+    """The second one is through while the first one, which has no end, still runs."""
+    worker = Worker(OneModel(model))
+    first, second = Recorder(), Recorder()
+    endless = worker.generate(model, request(max_tokens=1_000_000), first)
+    assert first.began.wait(30)
+    worker.generate(model, request(), second)
+    assert second.ended.wait(30)
+    assert second.ids == run(model, request()).ids
+    assert not first.ended.is_set()
+    said = len(first.ids)
+    while len(first.ids) == said:
+        assert not first.ended.wait(0.01)
+    endless.cancel()
+    assert first.ended.wait(5)
+    worker.close()
+
+
+def test_a_failure_does_not_touch_the_answer_beside_it(model: Model) -> None:
+    worker = Worker(OneModel(model))
+    first, second = Recorder(), Recorder()
+    worker.generate(model, request(max_tokens=2000), first)
+    assert first.began.wait(30)
+    worker.generate(model, replace(request(), path=((-1,), ANSWER)), second)
+    assert second.ended.wait(30)
+    assert second.reason
+    assert first.ended.wait(30)
+    assert first.finish is Finish.LENGTH
+    assert first.ids[:60] == run(model, request()).ids
+    worker.close()
+
+
 def test_cancelling_keeps_what_there_is(model: Model) -> None:
     shelf = Shelf()
     worker = Worker(OneModel(model), shelf)
-    worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
     job = worker.generate(model, request(max_tokens=1_000_000), recorder)
     assert recorder.began.wait(30)
@@ -151,7 +180,6 @@ def test_cancelling_keeps_what_there_is(model: Model) -> None:
 
 def test_a_job_that_waits_can_be_cancelled_too(model: Model) -> None:
     worker = Worker(OneModel(model))
-    worker.open("tiny", lambda step, fraction: None)
     first, second = Recorder(), Recorder()
     running = worker.generate(model, request(max_tokens=1_000_000), first)
     waiting = worker.generate(model, request(), second)
@@ -166,7 +194,6 @@ def test_a_job_that_waits_can_be_cancelled_too(model: Model) -> None:
 
 def test_closing_ends_a_running_answer(model: Model) -> None:
     worker = Worker(OneModel(model))
-    worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
     worker.generate(model, request(max_tokens=1_000_000), recorder)
     assert recorder.began.wait(30)
@@ -188,7 +215,6 @@ def test_a_failing_keeper_costs_no_answer(model: Model, error: Exception) -> Non
             raise error
 
     worker = Worker(OneModel(model), Broken())
-    worker.open("tiny", lambda step, fraction: None)
     for seed in (1, 2):
         recorder = Recorder()
         worker.generate(model, replace(request(), seed=seed), recorder)
@@ -212,7 +238,6 @@ def test_nothing_keeps_the_thread_from_the_next_answer(model: Model) -> None:
             raise RuntimeError("the listener broke")
 
     worker = Worker(OneModel(model))
-    worker.open("tiny", lambda step, fraction: None)
     for wanted in (replace(request(), path=((-1,), ANSWER)), request()):
         rude = Rude()
         worker.generate(model, wanted, rude)
@@ -256,10 +281,9 @@ def test_a_failure_is_told_as_a_sentence(model: Model) -> None:
 
 def test_what_is_kept_is_known(model: Model) -> None:
     worker = Worker(OneModel(model), Shelf())
-    worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
     worker.generate(model, request(), recorder)
     assert recorder.ended.wait(30)
-    assert worker.kept([QUESTION, (*ANSWER, *recorder.ids)]) == [True, True]
-    assert worker.kept([QUESTION, ANSWER]) == [True, False]
+    assert worker.kept(model, [QUESTION, (*ANSWER, *recorder.ids)]) == [True, True]
+    assert worker.kept(model, [QUESTION, ANSWER]) == [True, False]
     worker.close()
