@@ -91,7 +91,7 @@ class Session:
 
     def kept(self, conversation: Conversation) -> set[str]:
         """The turns on the path to the head that have a snapshot of the conversation's model."""
-        model = self.model_of(conversation)
+        model = self._models.get(self.model_name(conversation))
         if model is None:
             return set()
         tokenizer = model.tokenizer.fingerprint
@@ -109,13 +109,21 @@ class Session:
             options = Options.from_json(conversation.settings, self._defaults)
         return options.model or self._default
 
-    def model_of(self, conversation: Conversation | None) -> Model | None:
-        """The model of a conversation, or (None) of new ones, while it is open."""
-        return self._models.get(self.model_name(conversation))
+    def model(self, name: str) -> Model | None:
+        """The model that was opened under this name, while it is open."""
+        return self._models.get(name)
 
     def models(self) -> list[ModelChoice]:
         """The models that can be opened."""
         return self._engine.available()
+
+    def prefer(self, name: str) -> None:
+        """Let new conversations be answered by this model. It is opened when it is needed."""
+        self._default = name
+
+    def warm(self, name: str) -> None:
+        """Open a model in the background, so that it is ready for the next answer."""
+        self._models.want(name, Waiting(lambda model: None, lambda reason: None))
 
     def open_model(self, name: str, conversation_id: str | None = None) -> None:
         """Load a model in the background; events tell how it goes.
@@ -154,10 +162,11 @@ class Session:
 
     # -- conversations -------------------------------------------------------------------------
 
-    def create(self) -> Conversation:
-        """A new empty conversation with the choices of new ones."""
-        options = replace(self._defaults, model=self._default)
+    def create(self, model: str = "") -> Conversation:
+        """A new empty conversation with the choices of new ones, and their model or another."""
+        options = replace(self._defaults, model=model or self._default)
         conversation = self._store.create("", options.to_json())
+        self._seen[conversation.id] = 0
         self._changed(conversation.id)
         return conversation
 
@@ -232,7 +241,6 @@ class Session:
         text = _said(text)
         if conversation_id is None:
             conversation_id = self.create().id
-            self._seen[conversation_id] = 0
         conversation = self._store.load(conversation_id)
         chosen = options or Options.from_json(conversation.settings, self._defaults)
         at = parent or conversation.head

@@ -47,6 +47,9 @@ class ConversationActions(BaseApp):
         if not worked:
             return
         self.deleted.append(chosen)
+        for pane in self.panes.panes:
+            if pane.current == chosen and pane is not self.pane:
+                self.panes.close(pane)
         if chosen == self.current:
             self.open_conversation(None)
         self.refresh_list()
@@ -65,8 +68,6 @@ class ConversationActions(BaseApp):
             self.open_conversation(last)
 
     def _title(self, conversation: str) -> str:
-        if self.conversation is not None and self.conversation.id == conversation:
-            return self.conversation.title
         _, summaries = self.attempt(self.session.conversations)
         return next((s.title for s in summaries or () if s.id == conversation), "")
 
@@ -94,7 +95,8 @@ class ConversationActions(BaseApp):
                 self.remember(**changed)
 
         whose = "this conversation" if conversation is not None else "new conversations"
-        screen = SettingsScreen(options, whose, self.session.fitting_template)
+        model = self.session.model(self.model_name(self.pane))
+        screen = SettingsScreen(options, whose, model.template if model is not None else None)
         self.push_screen(screen, done)
 
     def action_models(self) -> None:
@@ -105,8 +107,12 @@ class ConversationActions(BaseApp):
         if not worked or models is None:
             return
 
-        def done(name: str | None) -> None:
-            if name is not None and self.attempt(lambda: self.session.open_model(name))[0]:
-                self.opening = name
+        pane = self.pane
+        conversation = pane.current
 
-        self.push_screen(ModelsScreen(models, self.session.model_name), done)
+        def done(name: str | None) -> None:
+            if name is not None:
+                self.opening = (name, pane)
+                self.attempt(lambda: self.session.open_model(name, conversation))
+
+        self.push_screen(ModelsScreen(models, self.model_name(pane)), done)
