@@ -25,6 +25,7 @@ from rwkv_chat.tui.messages import (
     Descend,
     LeaveComposer,
     Opened,
+    PanesResized,
     PaneWanted,
     SessionSpoke,
     StepSibling,
@@ -217,6 +218,10 @@ class ChatApp(PaneActions, ConversationActions):
         """A click in a pane."""
         self.focus_pane(self.panes.panes[message.number])
 
+    def on_panes_resized(self, message: PanesResized) -> None:
+        """Titles tell their place where not all panes are on screen."""
+        self.show_status()
+
     def on_step_sibling(self, message: StepSibling) -> None:
         """Left and right in the transcript."""
         self.action_sibling(message.by)
@@ -250,10 +255,9 @@ class ChatApp(PaneActions, ConversationActions):
                     relist = True
                     reload.add(conversation)
                     self.tell(f"The answer ended early: {reason}", "error")
-                case events.ModelReady(name) if self.opening and self.opening[0] == name:
-                    self.opening[1].model = name
-                    self.opening = None
-                    self.remember(model=name)
+                case events.ModelReady(name):
+                    reload |= self.answered_by(name)  # which snapshots are its is known now
+                    self.chosen(name)
                 case events.ModelFailed(name, reason):
                     self.opening = None
                     self.tell(f"{name} could not be opened. {reason}", "error")

@@ -116,3 +116,15 @@ class ConversationActions(BaseApp):
                 self.attempt(lambda: self.session.open_model(name, conversation))
 
         self.push_screen(ModelsScreen(models, self.model_name(pane)), done)
+
+    def chosen(self, name: str) -> None:
+        """The model of this name is open; if it was chosen here, it is remembered."""
+        if self.opening is not None and self.opening[0] == name:
+            self.opening[1].model = name
+            self.opening = None
+            self.remember(model=name)
+
+    def answered_by(self, name: str) -> set[str]:
+        """The conversations on screen whose model is opened under this name."""
+        panes = [pane for pane in self.panes.panes if self.model_name(pane) == name]
+        return {pane.current for pane in panes if pane.current is not None}

@@ -9,6 +9,7 @@ __all__ = [
     "LeaveComposer",
     "Opened",
     "PaneWanted",
+    "PanesResized",
     "SessionSpoke",
     "StepSibling",
     "Submitted",
@@ -50,6 +51,11 @@ class PaneWanted(Message):
     """The person turned to the pane `number`, counted from 0."""
 
     number: int
+
+
+@dataclass
+class PanesResized(Message):
+    """There is another amount of room for panes."""
 
 
 @dataclass

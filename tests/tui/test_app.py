@@ -552,3 +552,20 @@ async def test_the_list_leaves_when_the_window_shrinks_and_comes_back() -> None:
         await pilot.resize_terminal(120, 40)
         await settled(app, pilot)
         assert sidebar.display
+
+
+@asynchronous
+@pytest.mark.parametrize("key", ["f2", "ctrl+l", "ctrl+g"])
+async def test_enter_twice_in_a_dialog_is_enter_once(key: str) -> None:
+    async with running(one_exchange()) as (app, pilot):
+        await pilot.press(key)
+        await pilot.pause()
+        field = app.screen.query(Input).first() if key != "ctrl+l" else None
+        for _ in range(2):
+            if field is not None:
+                field.post_message(Input.Submitted(field, "7"))
+            else:
+                app.screen.query_one(OptionList).action_select()
+        await pilot.pause()
+        assert app.is_running
+        assert len(app.screen_stack) == 1

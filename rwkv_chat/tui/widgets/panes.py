@@ -5,7 +5,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 
 from rwkv_chat.tui.layout import MOST_PANES
-from rwkv_chat.tui.messages import PaneWanted
+from rwkv_chat.tui.messages import PanesResized, PaneWanted
 from rwkv_chat.tui.widgets.pane import Pane
 
 __all__ = ["NARROWEST", "Panes"]
@@ -84,6 +84,7 @@ class Panes(Horizontal):
     def on_resize(self, event: events.Resize) -> None:
         """More or fewer fit."""
         self.rearrange()
+        self.post_message(PanesResized())
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
         """A click turns to the pane that was clicked."""
