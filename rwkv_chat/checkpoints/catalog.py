@@ -79,10 +79,14 @@ def find(name_or_path: str | Path) -> Path:
 
 
 def lasting(name_or_path: str) -> str:
-    """The name of a model, or its full path, which means the same from every folder."""
+    """The name of a model, or its full path, which means the same from every folder.
+
+    What names no model stays as it is, for `find` to refuse it.
+    """
     if any(name_or_path in (entry.name, entry.path.name) for entry in available()):
         return name_or_path
     try:
-        return str(Path(name_or_path).expanduser().absolute())
-    except RuntimeError:  # nobody's home: `find` says so
+        path = Path(name_or_path).expanduser().absolute()
+        return str(path) if path.exists() else name_or_path
+    except (OSError, ValueError, RuntimeError):
         return name_or_path
