@@ -323,14 +323,14 @@ def test_a_model_that_is_not_open_yet_is_opened_for_the_answer() -> None:
     bench = Bench(FakeModel(name="old"))
     conversation = bench.ask("Hi", " Hello.\n\n")
     later = Session(bench.store, bench.engine)
-    assert later.model_of(conversation) is None
+    assert later.model(later.model_name(conversation)) is None
     later.send(conversation.id, "More")
     for _ in range(500):
         if len(bench.engine.jobs) == 2:
             break
         threading.Event().wait(0.01)
     assert bench.fed().endswith(b"User: More\n\nAssistant:")
-    assert later.model_of(conversation) is bench.engine.shelf["old"]
+    assert later.model(later.model_name(conversation)) is bench.engine.shelf["old"]
 
 
 def test_models_that_no_pane_shows_make_room_for_another() -> None:
@@ -342,11 +342,11 @@ def test_models_that_no_pane_shows_make_room_for_another() -> None:
     second = bench.ask("Hi", " Hello.\n\n")
     bench.session.show([first.id, second.id])
     bench.open("c")
-    assert bench.session.model_of(first) is not None
+    assert bench.session.model(bench.session.model_name(first)) is not None
     bench.session.show([second.id])
     bench.open("d")
-    assert bench.session.model_of(first) is None
-    assert bench.session.model_of(second) is not None
+    assert bench.session.model(bench.session.model_name(first)) is None
+    assert bench.session.model(bench.session.model_name(second)) is not None
 
 
 def test_a_refusal_for_want_of_memory_names_what_other_panes_use() -> None:
