@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rwkv_chat.chat import events
@@ -96,11 +97,13 @@ class Models:
                 self._open[name] = model
         if model is None:
             for each in waiting:
-                each.failed(reason)
+                with suppress(Exception):  # one that breaks must not keep the others waiting
+                    each.failed(reason)
             self._emit(events.ModelFailed(name, reason))
             return
         for each in waiting:
-            each.ready(model)
+            with suppress(Exception):
+                each.ready(model)
         self._emit(events.ModelReady(name, model.description, model.state_bytes))
 
     def _make_room(self) -> None:

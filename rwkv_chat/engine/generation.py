@@ -50,6 +50,7 @@ class Generation:
         self._decoder: Decoder | None = None
         self._tokens = 0
         self._seconds = 0.0
+        self._read_seconds = 0.0
 
     @property
     def tokens_per_s(self) -> float:
@@ -78,17 +79,22 @@ class Generation:
         """
         parts = self.request.path
         total = sum(len(part) for part in parts[start:])
-        done = 0
+        done, slice_seconds = 0, 0.0
         for index in range(start, len(parts)):
             for chunk in self._chunks(parts[index]):
+                begun = time.monotonic()
                 state = self.model.read(chunk, state)
+                self._read_seconds = time.monotonic() - begun
                 if not state.is_finite:
                     raise NonFiniteError(_NON_FINITE)
                 done += len(chunk)
                 self.listener.prefilled(done, total)
                 if self._cancelled:
                     return Finish.CANCELLED
-                yield
+                slice_seconds += self._read_seconds
+                if slice_seconds >= _FRAME_SECONDS:
+                    slice_seconds = 0.0
+                    yield
             if len(parts) - 3 <= index < len(parts) - 1 and state is not None:
                 self.kept.append(Kept(keys[index], state))
         if state is None:
@@ -99,13 +105,11 @@ class Generation:
         """Pieces of `ids` of about a tenth of a second each, so that a cancel is soon seen."""
         size, at = _FIRST_CHUNK, 0
         while at < len(ids):
-            begun = time.monotonic()
             yield ids[at : at + size]
             at += size
-            seconds = time.monotonic() - begun
-            if seconds < _PREFILL_SECONDS / 2:
+            if self._read_seconds < _PREFILL_SECONDS / 2:
                 size *= 2
-            elif seconds > _PREFILL_SECONDS * 2:
+            elif self._read_seconds > _PREFILL_SECONDS * 2:
                 size = max(1, size // 2)
 
     def _decode(self, state: State) -> Generator[None, None, Finish]:

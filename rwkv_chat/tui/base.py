@@ -169,8 +169,8 @@ class BaseApp(App[None]):
         """Read the conversation of a pane again, and show it up to `leaf`, or as far as before."""
         raise NotImplementedError
 
-    def show_pane(self, pane: Pane) -> None:
-        """Bring what a pane shows onto the screen."""
+    def panes_changed(self) -> None:
+        """Tell the session, the list and the next start which conversations are on screen."""
         raise NotImplementedError
 
     def hide_overlay(self) -> None:

@@ -52,7 +52,7 @@ class ConversationActions(BaseApp):
                 self.panes.close(pane)
         if chosen == self.current:
             self.open_conversation(None)
-        self.refresh_list()
+        self.panes_changed()
         self.tell(f"Deleted “{title}”. {self.key_of('chat.undelete')} brings it back.")
 
     def action_undelete(self) -> None:

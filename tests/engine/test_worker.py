@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from rwkv_chat.chat.ports import Request
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.tree import Finish
 from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
+from rwkv_chat.engine import generation
 from rwkv_chat.engine.model import Model
 from rwkv_chat.engine.native import NativeBackend
 from rwkv_chat.engine.pathkey import path_keys
@@ -150,6 +153,30 @@ def test_answers_that_run_at_once_all_go_on(model: Model) -> None:
     worker.close()
 
 
+def test_the_time_of_others_does_not_make_the_pieces_of_reading_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each piece is read in no time, and between two of them others take ten seconds."""
+    clock = 0.0
+
+    class Reader:
+        def read(self, ids: Sequence[int], state: object) -> SimpleNamespace:
+            nonlocal clock
+            clock += 0.04
+            return SimpleNamespace(is_finite=True)
+
+    monkeypatch.setattr(generation.time, "monotonic", lambda: clock)
+    recorder = Recorder()
+    wanted = replace(request(), path=(tuple(range(1000)), ANSWER))
+    job = generation.Generation(Reader(), wanted, recorder)  # type: ignore[arg-type]
+    slices = job.run(["a", "b"], 0, None)
+    while recorder.prefill[-1:] != [(1000 + len(ANSWER),) * 2]:
+        next(slices)
+        clock += 10
+    read = [done for done, _ in recorder.prefill]
+    assert [after - before for before, after in pairwise([0, *read])][:4] == [16, 32, 64, 128]
+
+
 def test_a_failure_does_not_touch_the_answer_beside_it(model: Model) -> None:
     worker = Worker(OneModel(model))
     first, second = Recorder(), Recorder()
@@ -178,17 +205,18 @@ def test_cancelling_keeps_what_there_is(model: Model) -> None:
     assert end in shelf.kept
 
 
-def test_a_job_that_waits_can_be_cancelled_too(model: Model) -> None:
+def test_one_of_two_answers_is_cancelled_and_the_other_goes_on(model: Model) -> None:
     worker = Worker(OneModel(model))
     first, second = Recorder(), Recorder()
-    running = worker.generate(model, request(max_tokens=1_000_000), first)
-    waiting = worker.generate(model, request(), second)
+    going_on = worker.generate(model, request(max_tokens=1_000_000), first)
+    cancelled = worker.generate(model, request(max_tokens=1_000_000), second)
     assert first.began.wait(30)
-    waiting.cancel()
-    running.cancel()
+    cancelled.cancel()
     assert second.ended.wait(5)
     assert second.finish is Finish.CANCELLED
-    assert second.ids == []
+    assert not first.ended.is_set()
+    going_on.cancel()
+    assert first.ended.wait(5)
     worker.close()
 
 

@@ -393,6 +393,10 @@ async def test_deleting_a_conversation_closes_the_other_panes_that_show_it() -> 
         assert app.conversation is None
         await press(pilot, "f9")
         assert shown(app.pane) == ["Second question", "Second answer"]
+        await beside(app, pilot)
+        await press(pilot, "ctrl+o", "up", "d")
+        assert [shown(pane) for pane in app.panes.panes] == [["First question", "First answer"]]
+        assert session.shown == {app.current}
 
 
 @asynchronous
