@@ -186,10 +186,9 @@ class ChatApp(PaneActions, ConversationActions):
 
     def _send(self, text: str, pane: Pane) -> None:
         def call() -> Conversation:
-            current = pane.current
-            if current is None and pane.model:
-                current = self.session.create(pane.model).id
-            return self.session.send(current, text, parent=pane.leaf)
+            if pane.conversation is None and pane.model:
+                pane.bind(self.session.create(pane.model))
+            return self.session.send(pane.current, text, parent=pane.leaf)
 
         _, conversation = self.attempt(call)
         if conversation is not None:
