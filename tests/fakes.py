@@ -31,12 +31,14 @@ class FakeModel:
     description: str = "a fake model"
     template: str = "chat"
     state_bytes: int = 1000
+    weights: str = "f32"
     tokenizer: ByteTokenizer = field(default_factory=ByteTokenizer)
 
 
 class FakeJob:
-    def __init__(self, request: Request, listener: Listener) -> None:
+    def __init__(self, request: Request, listener: Listener, model: FakeModel) -> None:
         self.request = request
+        self.model = model
         self.listener = listener
         self.cancelled = False
 
@@ -54,10 +56,11 @@ class FakeJob:
 
 
 class FakeEngine:
-    """Keeps the jobs for the test to play; opens "fake" once `gate` is set, and no other model."""
+    """Keeps the jobs for the test to play; opens what is in `shelf`, once `gate` is set."""
 
-    def __init__(self, model: FakeModel | None = None) -> None:
-        self.model: FakeModel | None = model
+    def __init__(self, *shelf: FakeModel) -> None:
+        self.shelf = {model.name: model for model in shelf or (FakeModel(),)}
+        self.opened: list[str] = []
         self.jobs: list[FakeJob] = []
         self.closed = False
         self.gate = threading.Event()
@@ -69,16 +72,16 @@ class FakeEngine:
     def open(self, name: str, progress: Progress) -> FakeModel:
         progress("reading", 0.5)
         self.gate.wait(5)
-        if name != "fake":
+        self.opened.append(name)
+        if name not in self.shelf:
             raise CheckpointError(f"There is no model {name}.")
-        self.model = FakeModel()
-        return self.model
+        return self.shelf[name]
 
     def generate(self, model: FakeModel, request: Request, listener: Listener) -> FakeJob:
-        self.jobs.append(FakeJob(request, listener))
+        self.jobs.append(FakeJob(request, listener, model))
         return self.jobs[-1]
 
-    def kept(self, path: Sequence[Sequence[int]], start: str) -> list[bool]:
+    def kept(self, model: FakeModel, path: Sequence[Sequence[int]], start: str) -> list[bool]:
         return [True] * len(path)
 
     def close(self) -> None:

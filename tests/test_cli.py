@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import shutil
 import signal
 import stat
 import subprocess
@@ -186,7 +187,18 @@ def test_what_is_chosen_for_one_answer_does_not_change_the_conversation() -> Non
         conversation = store.load(first["conversation"])
     assert conversation.path()[-2].role is Role.TEXT
     kept = Options.from_json(conversation.settings, Options(max_tokens=1))
-    assert kept == Options(Sampling(seed=1), max_tokens=40)
+    assert kept == Options(Sampling(seed=1), max_tokens=40, model=str(model_file()))
+
+
+def test_a_conversation_is_gone_on_with_by_the_model_that_it_remembers(tmp_path: Path) -> None:
+    first = json.loads(ask("One", "--json").stdout)
+    other = shutil.copy(model_file(), tmp_path / "other.pth")
+    flags = ("--from", first["turn"], "--max-tokens", "5", "--json")
+    found = [run("ask", "Two", *flags, *more) for more in ((), ("--model", other))]
+    assert [json.loads(result.stdout)["model"] for result in found] == ["tiny", "other"]
+    with Conversations.open(paths.data_dir()) as store:
+        settings = store.load(first["conversation"]).settings
+    assert settings["model"] == str(model_file())
 
 
 @pytest.mark.parametrize("number", ENDINGS)

@@ -110,7 +110,9 @@ def test_regenerating_starts_from_the_kept_state(model: Model, tmp_path: Path) -
     second = conversation.path()[-1]
     assert second.parent == first.parent
     assert second.ids != first.ids
-    assert desk.session.kept(conversation.id) == {turn.id for turn in conversation.path()}
+    assert desk.session.kept(desk.session.load(conversation.id)) == {
+        turn.id for turn in conversation.path()
+    }
     desk.close()
 
 
@@ -118,7 +120,7 @@ def test_a_fork_shares_what_is_kept(model: Model, tmp_path: Path) -> None:
     desk = Desk(tmp_path, model, OPTIONS)
     conversation = desk.ask("What is a river?")
     fork = desk.session.fork(conversation.id, conversation.path()[-1].id)
-    assert desk.session.kept(fork.id) == {turn.id for turn in fork.path()}
+    assert desk.session.kept(desk.session.load(fork.id)) == {turn.id for turn in fork.path()}
     mine = desk.ask("And a lake?", fork.id).path()[-1]
     theirs = desk.ask("And a lake?", conversation.id).path()[-1]
     assert mine.ids == theirs.ids

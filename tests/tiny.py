@@ -65,13 +65,17 @@ class Desk:
     def __init__(self, folder: Path, model: Model, options: Options) -> None:
         self.store = Conversations.open(folder)
         self.engine = Worker(OneModel(model), self.store.snapshots)
-        self.engine.open("tiny", lambda step, fraction: None)
         self.session = Session(self.store, self.engine, options)
         self._ended = threading.Event()
+        self._ready = threading.Event()
         self.failures: list[str] = []
         self.session.subscribe(self._hear)
+        self.session.open_model("tiny")
+        assert self._ready.wait(30)
 
     def _hear(self, event: events.Event) -> None:
+        if isinstance(event, events.ModelReady):
+            self._ready.set()
         if isinstance(event, events.AnswerFailed):
             self.failures.append(event.reason)
         if isinstance(event, events.AnswerFinished | events.AnswerFailed):

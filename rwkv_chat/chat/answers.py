@@ -16,7 +16,7 @@ __all__ = ["Answers"]
 
 
 class Answers:
-    """At most one answer for each conversation. Thread-safe."""
+    """Any number of answers, in branches of one conversation too. Thread-safe."""
 
     def __init__(self, store: Store, engine: Engine, emit: Callable[[events.Event], None]) -> None:
         self._store = store
@@ -26,29 +26,29 @@ class Answers:
         self._making: dict[str, Answer] = {}
         self._unsaved: dict[str, Turn] = {}
 
-    def busy(self, conversation: str) -> bool:
-        """Whether an answer is running or waiting there."""
+    def running(self, conversation: str) -> set[str]:
+        """The turns there that are running or waiting."""
         with self._lock:
-            return conversation in self._making
+            return {t for t, answer in self._making.items() if _is_in(conversation, answer.turn)}
 
     def newer(self, conversation: str) -> dict[str, Turn]:
         """Turns, by id, of which more is known here than on disk."""
         with self._lock:
-            turns = [turn for turn in self._unsaved.values() if turn.conversation == conversation]
-            if conversation in self._making:
-                turns.append(self._making[conversation].turn)
-        return {turn.id: turn for turn in turns}
+            turns = [*self._unsaved.values(), *(answer.turn for answer in self._making.values())]
+        return {turn.id: turn for turn in turns if _is_in(conversation, turn)}
 
     def make(self, turn: Turn, options: Options) -> Answer:
-        """Register the answer `turn`; `start` or a later `start_waiting` hands it to the engine."""
+        """Register the answer `turn`; `start` hands it to the engine."""
         partial = replace(turn, finish=Finish.PARTIAL)
         answer = Answer(partial, options, self._store, self._emit, self._ended)
         with self._lock:
-            self._making[turn.conversation] = answer
+            self._making[turn.id] = answer
         return answer
 
     def start(self, answer: Answer, model: Model) -> None:
-        """Hand an answer to the engine; one that was already handed over stays as it is."""
+        """Hand an answer to the engine, unless it has ended while it waited."""
+        if not answer.waiting:
+            return
         options = answer.options
         try:
             stored = self._store.load(answer.turn.conversation).path(answer.turn.id)
@@ -71,22 +71,13 @@ class Answers:
         except RwkvChatError as error:
             answer.failed(str(error))
 
-    def start_waiting(self, model: Model) -> None:
-        """Hand over those that waited for a model."""
-        for answer in self._waiting():
-            self.start(answer, model)
-
-    def fail_waiting(self, reason: str) -> None:
-        """End those that wait for a model which does not come."""
-        for answer in self._waiting():
-            answer.failed(reason)
-
-    def cancel(self, conversation: str | None = None) -> None:
-        """Stop the answer of a conversation, or (None) all of them."""
+    def cancel(self, conversation: str | None = None, turn: str | None = None) -> None:
+        """Stop the answers of a conversation, or (None) of all, or only the one that is `turn`."""
         with self._lock:
-            found = [a for c, a in self._making.items() if conversation in (None, c)]
-        for answer in found:
-            answer.cancel()
+            making = list(self._making.values())
+        for answer in making:
+            if _is_in(conversation, answer.turn) and turn in (None, answer.turn.id):
+                answer.cancel()
 
     def save_again(self) -> None:
         """Write the answers that could not be written when they ended."""
@@ -97,12 +88,12 @@ class Answers:
                 self._store.update(turn)
                 self._unsaved.pop(turn.id, None)
 
-    def _waiting(self) -> list[Answer]:
-        with self._lock:
-            return [answer for answer in self._making.values() if answer.waiting]
-
     def _ended(self, answer: Answer, *, saved: bool) -> None:
         with self._lock:
-            self._making.pop(answer.turn.conversation, None)
+            self._making.pop(answer.turn.id, None)
             if not saved:
                 self._unsaved[answer.turn.id] = answer.turn
+
+
+def _is_in(conversation: str | None, turn: Turn) -> bool:
+    return conversation is None or turn.conversation == conversation

@@ -74,7 +74,7 @@ class ModelLoading:
 
 @dataclass(frozen=True, slots=True)
 class ModelReady:
-    """The model can answer. `state_bytes` is the size of one state, in bytes."""
+    """The model opened under this name can answer. `state_bytes` is the size of one state."""
 
     name: str
     description: str
@@ -83,7 +83,7 @@ class ModelReady:
 
 @dataclass(frozen=True, slots=True)
 class ModelFailed:
-    """The model could not be opened; the one before it, if any, stays."""
+    """The model could not be opened; those that are open stay."""
 
     name: str
     reason: str

@@ -16,7 +16,7 @@ __all__ = ["Options"]
 @dataclass(frozen=True, slots=True)
 class Options:
     """How answers are made. `template` "" means the one that fits the model,
-    "own" the one in `own`.
+    "own" the one in `own`. `model` is the name under which the model is opened, "" for none yet.
 
     `system` opens the conversation when it is not empty; `think` names a thinking mode;
     `max_tokens` bounds one answer. `start` is the full path of a trained start state, "" for none.
@@ -32,6 +32,7 @@ class Options:
     max_tokens: int = 500
     start: str = ""
     own: Own = field(default_factory=Own)
+    model: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_tokens <= 1_000_000:

@@ -139,6 +139,10 @@ class Model(Protocol):
         """The name of the template that fits it."""
 
     @property
+    def weights(self) -> str:
+        """Their type, such as "bf16"."""
+
+    @property
     def state_bytes(self) -> int: ...
 
 
@@ -152,25 +156,21 @@ class ModelChoice:
 
 
 class Engine(Protocol):
-    """Opens models, and generates answers one after the other on its own thread."""
-
-    @property
-    def model(self) -> Model | None:
-        """The model of the next request; None until one was opened."""
+    """Opens models, and generates answers on its own thread, those that run at once in turns."""
 
     def available(self) -> list[ModelChoice]:
         """The models that can be opened by name."""
 
     def open(self, name: str, progress: Progress) -> Model:
-        """Load a model by name or path and use it from the next request on.
+        """Load a model by name or path; one that is in use already is not loaded again.
 
-        Takes long. Raises a RwkvChatError, and then the model before it stays.
+        Takes long. Raises a RwkvChatError.
         """
 
     def generate(self, model: Model, request: Request, listener: Listener) -> Job:
-        """Queue a request whose ids are those of `model`, which may no longer be the newest."""
+        """Begin a request whose ids are those of `model`."""
 
-    def kept(self, path: Sequence[Sequence[int]], start: str) -> list[bool]:
+    def kept(self, model: Model, path: Sequence[Sequence[int]], start: str) -> list[bool]:
         """For each part of `path`, whether a snapshot of the state at its end is kept.
 
         `start` is that of the requests.

@@ -1,20 +1,23 @@
 """The use cases of the application: everything a person can do with conversations and a model.
 
 A Session ties a store and an engine together. Its methods return at once, after what they change
-is on disk; answers grow on the engine's thread and are told as events.
+is on disk; answers grow on the engine's thread and are told as events. Every conversation is
+answered by the model that it remembers: the one that was chosen when it began, or since.
 """
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 
 from rwkv_chat.chat import events, prompt
 from rwkv_chat.chat.answers import Answers
+from rwkv_chat.chat.models import Models, Waiting
 from rwkv_chat.chat.options import Options
-from rwkv_chat.chat.ports import Engine, ModelChoice, Store
+from rwkv_chat.chat.ports import Engine, Model, ModelChoice, Store
 from rwkv_chat.chat.tree import Conversation, Finish, Role, Summary, Turn
-from rwkv_chat.errors import ConflictError, RwkvChatError, UsageError
+from rwkv_chat.errors import ConflictError, RwkvChatError, StoreError, UsageError
 from rwkv_chat.text.display import one_line, scrub
 
 __all__ = ["Session"]
@@ -23,7 +26,7 @@ _TITLE_LENGTH = 60
 
 
 class Session:
-    """Conversations, one engine, and the answers that are being made."""
+    """Conversations, the models that answer in them, and the answers that are being made."""
 
     def __init__(self, store: Store, engine: Engine, defaults: Options | None = None) -> None:
         self._store = store
@@ -31,10 +34,11 @@ class Session:
         self._defaults = defaults or Options()
         self._listeners: list[Callable[[events.Event], None]] = []
         self._unheard: list[str] = []
-        self._lock = threading.Lock()
         self._answers = Answers(store, engine, self._emit)
         self._seen: dict[str, int] = {}
-        self._opening: str | None = None
+        self._models = Models(engine, self._emit, self._used)
+        self._default = ""
+        self._shown: frozenset[str] = frozenset()
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -79,75 +83,90 @@ class Session:
 
     def busy(self, conversation_id: str) -> bool:
         """Whether an answer is running or waiting there."""
-        return self._answers.busy(conversation_id)
+        return bool(self._answers.running(conversation_id))
 
-    def kept(self, conversation_id: str) -> set[str]:
-        """The turns on the path to the head that have a snapshot of the loaded model."""
-        model = self._engine.model
+    def running(self, conversation_id: str) -> set[str]:
+        """The answers there, by turn id, that are running or waiting."""
+        return self._answers.running(conversation_id)
+
+    def kept(self, conversation: Conversation) -> set[str]:
+        """The turns on the path to the head that have a snapshot of the conversation's model."""
+        model = self._models.get(self.model_name(conversation))
         if model is None:
             return set()
-        conversation = self._store.load(conversation_id)
-        path = conversation.path()
+        tokenizer = model.tokenizer.fingerprint
         start = Options.from_json(conversation.settings, self._defaults).start
-        known = list(takewhile(lambda turn: turn.tokenizer == model.tokenizer.fingerprint, path))
-        flags = self._engine.kept([turn.ids for turn in known], start)
+        known = list(takewhile(lambda turn: turn.tokenizer == tokenizer, conversation.path()))
+        flags = self._engine.kept(model, [turn.ids for turn in known], start)
         return {turn.id for turn, flag in zip(known, flags, strict=True) if flag}
 
     # -- models --------------------------------------------------------------------------------
 
-    @property
-    def model_name(self) -> str | None:
-        """The name of the loaded model."""
-        model = self._engine.model
-        return model.name if model else None
+    def model_name(self, conversation: Conversation | None) -> str:
+        """The name under which the model of a conversation, or (None) of new ones, is opened."""
+        options = self._defaults
+        if conversation is not None:
+            options = Options.from_json(conversation.settings, self._defaults)
+        return options.model or self._default
 
-    @property
-    def fitting_template(self) -> str | None:
-        """The name of the template that fits the loaded model."""
-        model = self._engine.model
-        return model.template if model else None
+    def model(self, name: str) -> Model | None:
+        """The model that was opened under this name, while it is open."""
+        return self._models.get(name)
 
     def models(self) -> list[ModelChoice]:
         """The models that can be opened."""
         return self._engine.available()
 
-    def open_model(self, name: str) -> None:
-        """Load a model in the background; events tell how it goes. Waiting answers then start.
+    def prefer(self, name: str) -> None:
+        """Let new conversations be answered by this model. It is opened when it is needed."""
+        self._default = name
 
-        Raises:
-            UsageError: another model is being opened.
+    def warm(self, name: str) -> None:
+        """Open a model in the background, so that it is ready for the next answer."""
+        self._models.want(name, Waiting(lambda model: None, lambda reason: None))
+
+    def open_model(self, name: str, conversation_id: str | None = None) -> None:
+        """Load a model in the background; events tell how it goes.
+
+        From now on it is that of new conversations, and once it is open also that of
+        `conversation_id`. If it cannot be opened, all remains as it was.
         """
-        with self._lock:
-            if self._opening is not None:
-                raise UsageError(f"{self._opening} is being opened; wait until it is ready.")
-            self._opening = name
-        threading.Thread(target=self._open, args=(name,), name="open-model", daemon=True).start()
+        before, self._default = self._default, name
 
-    def _open(self, name: str) -> None:
-        def progress(step: str, fraction: float) -> None:
-            self._emit(events.ModelLoading(name, step, fraction))
+        def ready(model: Model) -> None:
+            if conversation_id is not None:
+                try:
+                    self.configure(conversation_id, model=name)
+                except RwkvChatError as error:
+                    self.notice(str(error))
 
-        try:
-            progress("opening", 0.0)
-            model = self._engine.open(name, progress)
-        except Exception as error:
-            reason = str(error) if isinstance(error, RwkvChatError) else f"{error!r}"
-            with self._lock:
-                self._opening = None
-            if self._engine.model is None:
-                self._answers.fail_waiting(f"No model could be opened. {reason}")
-            self._emit(events.ModelFailed(name, reason))
-            return
-        with self._lock:
-            self._opening = None
-        self._emit(events.ModelReady(model.name, model.description, model.state_bytes))
-        self._answers.start_waiting(model)
+        def failed(reason: str) -> None:
+            if before and self._default == name:
+                self._default = before
+
+        model = self._models.get(name)
+        self._models.want(name, Waiting(ready, failed))
+        if model is not None:
+            self._emit(events.ModelReady(name, model.description, model.state_bytes))
+
+    def show(self, conversation_ids: Collection[str]) -> None:
+        """These are on screen: their models stay open when another one is."""
+        self._shown = frozenset(conversation_ids)
+
+    def _used(self) -> set[str]:
+        used = {self._default}
+        for conversation_id in self._shown:
+            with suppress(StoreError):
+                used.add(self.model_name(self._store.load(conversation_id)))
+        return used
 
     # -- conversations -------------------------------------------------------------------------
 
-    def create(self) -> Conversation:
-        """A new empty conversation with the choices of new ones."""
-        conversation = self._store.create("", self._defaults.to_json())
+    def create(self, model: str = "") -> Conversation:
+        """A new empty conversation with the choices of new ones, and their model or another."""
+        options = replace(self._defaults, model=model or self._default)
+        conversation = self._store.create("", options.to_json())
+        self._seen[conversation.id] = 0
         self._changed(conversation.id)
         return conversation
 
@@ -188,7 +207,6 @@ class Session:
 
     def select(self, conversation_id: str, turn_id: str) -> None:
         """Show the newest leaf below a turn."""
-        self._refuse_if_busy(conversation_id)
         leaf = self._store.load(conversation_id).newest_leaf(turn_id)
         self._store.set_head(conversation_id, leaf.id)
         self._changed(conversation_id)
@@ -214,21 +232,21 @@ class Session:
         """Commit a user turn under `parent` (default: the head), and start the answer.
 
         Without a conversation a new one is made, titled with the text. `options` replace the
-        choices of the conversation for this answer. While a model is being opened the answer waits.
+        choices of the conversation for this answer. While its model is being opened it waits.
 
         Raises:
-            UsageError: the text is empty, or an answer is still running there.
+            UsageError: the text is empty, or the answer at the parent is still running.
             ConflictError: another window has changed the conversation since it was loaded.
         """
         text = _said(text)
         if conversation_id is None:
-            conversation_id = self._store.create("", self._defaults.to_json()).id
-            self._seen[conversation_id] = 0
-        self._refuse_if_busy(conversation_id)
+            conversation_id = self.create().id
         conversation = self._store.load(conversation_id)
         chosen = options or Options.from_json(conversation.settings, self._defaults)
         at = parent or conversation.head
-        labels = chosen.written_as(self.fitting_template or "chat").labels
+        self._refuse_if_running(conversation_id, at)
+        model = self._models.get(chosen.model or self._default)
+        labels = chosen.written_as(model.template if model else "chat").labels
         if at is None and chosen.system and labels:
             at = self._append(conversation_id, None, Role.SYSTEM, chosen.system).id
         user = self._append(conversation_id, at, Role.USER if labels else Role.TEXT, text)
@@ -237,55 +255,58 @@ class Session:
         self._answer(user, 0, chosen)
         return self.load(conversation_id)
 
-    def stop(self, conversation_id: str) -> None:
-        """End the running answer; its text and state are kept and it can be continued."""
-        self._answers.cancel(conversation_id)
+    def stop(self, conversation_id: str, turn_id: str | None = None) -> None:
+        """End the running answers, or one; their text and state are kept and can be continued."""
+        self._answers.cancel(conversation_id, turn_id)
 
-    def continue_answer(self, conversation_id: str) -> None:
-        """Go on with the answer at the head, exactly as if it had never stopped.
+    def continue_answer(self, conversation_id: str, turn_id: str | None = None) -> None:
+        """Go on with an answer (default: the one at the head), as if it had never stopped.
 
         Raises:
-            UsageError: the last turn is not an answer, or it came to its own end.
+            UsageError: the turn is not an answer, it runs, or it came to its own end.
         """
-        self._refuse_if_busy(conversation_id)
         self._answers.save_again()
         conversation = self._store.load(conversation_id)
-        path = conversation.path()
+        path = conversation.path(turn_id)
+        self._refuse_if_running(conversation_id, path[-1].id if path else None)
         if not path or path[-1].role is not Role.ASSISTANT:
             raise UsageError("There is no answer to continue here.")
         if not path[-1].finish.can_continue:
             raise UsageError("The answer came to its own end; send a message to go on.")
         self._run(path[-1], Options.from_json(conversation.settings, self._defaults))
 
-    def regenerate(self, conversation_id: str, turn_id: str) -> None:
-        """Make another answer beside the given one (or below the given user turn)."""
-        self._refuse_if_busy(conversation_id)
+    def regenerate(self, conversation_id: str, turn_id: str) -> Turn:
+        """Make another answer beside the given one (or below the given user turn); returns it."""
+        self._refuse_if_running(conversation_id, turn_id)
         conversation = self._store.load(conversation_id)
         turn = conversation.turn(turn_id)
         asked = turn.parent if turn.role is Role.ASSISTANT else turn.id
         if asked is None:
             raise UsageError("There is no message before this answer.")
         options = Options.from_json(conversation.settings, self._defaults)
-        self._answer(conversation.turn(asked), len(conversation.children(asked)), options)
+        return self._answer(conversation.turn(asked), len(conversation.children(asked)), options)
 
-    def edit(self, conversation_id: str, turn_id: str, text: str) -> None:
+    def edit(self, conversation_id: str, turn_id: str, text: str) -> Turn:
         """Make a sibling of a turn with another text; the original stays in the tree.
 
         After a user turn an answer starts. Any other turn is replaced as written.
 
+        Returns:
+            The end of the new branch: the answer, or the sibling.
+
         Raises:
-            UsageError: the text is empty, or an answer is still running there.
+            UsageError: the text is empty, or the turn is an answer that is still running.
         """
         text = _said(text)
-        self._refuse_if_busy(conversation_id)
+        self._refuse_if_running(conversation_id, turn_id)
         conversation = self._store.load(conversation_id)
         turn = conversation.turn(turn_id)
         sibling = self._append(conversation_id, turn.parent, turn.role, text)
         if turn.role in (Role.USER, Role.TEXT):
             options = Options.from_json(conversation.settings, self._defaults)
-            self._answer(sibling, 0, options)
-        else:
-            self._changed(conversation_id)
+            return self._answer(sibling, 0, options)
+        self._changed(conversation_id)
+        return sibling
 
     def notice(self, text: str) -> None:
         """Tell the person something, as soon as somebody listens."""
@@ -318,7 +339,7 @@ class Session:
         self._seen[turn.conversation] = added.seq
         return added
 
-    def _answer(self, asked: Turn, ordinal: int, options: Options) -> None:
+    def _answer(self, asked: Turn, ordinal: int, options: Options) -> Turn:
         """Add an empty answer below `asked`, which has `ordinal` of them already, and start it."""
         turn = Turn(
             id="",
@@ -330,21 +351,24 @@ class Session:
             finish=Finish.PARTIAL,
             seed=prompt.derive_seed(options.sampling.seed, ordinal),
         )
-        self._run(self._add(turn), options)
+        added = self._add(turn)
+        self._run(added, options)
+        return added
 
     def _run(self, turn: Turn, options: Options) -> None:
+        name = options.model or self._default
+        if name and not options.model:
+            self.configure(turn.conversation, model=name)
         answer = self._answers.make(turn, options)
-        with self._lock:
-            model = self._engine.model
-            hopeless = model is None and self._opening is None
         self._changed(turn.conversation)
-        if model is not None:
-            self._answers.start(answer, model)
-        elif hopeless:
+        if name:
+            start = partial(self._answers.start, answer)
+            self._models.want(name, Waiting(start, answer.failed))
+        else:
             answer.failed("No model is open; choose one.")
 
-    def _refuse_if_busy(self, conversation_id: str) -> None:
-        if self.busy(conversation_id):
+    def _refuse_if_running(self, conversation_id: str, turn_id: str | None) -> None:
+        if turn_id in self._answers.running(conversation_id):
             raise UsageError("An answer is still running here; stop it first.")
 
     def _changed(self, conversation_id: str) -> None:

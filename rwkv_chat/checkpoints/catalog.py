@@ -8,7 +8,7 @@ from rwkv_chat.checkpoints.folder import find_files, is_model_folder
 from rwkv_chat.errors import CheckpointError
 from rwkv_chat.paths import bundled, models_dir
 
-__all__ = ["EMBEDDED", "CatalogEntry", "available", "find"]
+__all__ = ["EMBEDDED", "CatalogEntry", "available", "find", "lasting"]
 
 EMBEDDED = "embedded"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".st", ".gguf", ".bin")
@@ -76,3 +76,17 @@ def find(name_or_path: str | Path) -> Path:
         f'There is no model "{text[:200]}". Give the path of a model file, or one of the known '
         f"models: {names}. Files in {models_dir()} are known by their name."
     )
+
+
+def lasting(name_or_path: str) -> str:
+    """The name of a model, or its full path, which means the same from every folder.
+
+    What names no model stays as it is, for `find` to refuse it.
+    """
+    if any(name_or_path in (entry.name, entry.path.name) for entry in available()):
+        return name_or_path
+    try:
+        path = Path(name_or_path).expanduser().absolute()
+        return str(path) if path.exists() else name_or_path
+    except (OSError, ValueError, RuntimeError):
+        return name_or_path

@@ -14,7 +14,7 @@ from rwkv_chat.chat import events
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.session import Session
 from rwkv_chat.chat.tree import Finish, Turn
-from rwkv_chat.checkpoints.catalog import EMBEDDED
+from rwkv_chat.checkpoints.catalog import EMBEDDED, lasting
 from rwkv_chat.commands import compose
 from rwkv_chat.commands.signals import exit_code
 from rwkv_chat.errors import EngineError, UsageError
@@ -45,6 +45,7 @@ def _change(options: argparse.Namespace, base: Options) -> Options:
         max_tokens=options.max_tokens or base.max_tokens,
         template=options.template or base.template,
         start=str(Path(options.state).absolute()) if options.state else base.start,
+        model=lasting(options.model) if options.model else base.model,
     )
 
 
@@ -77,13 +78,15 @@ def answer(
     with compose.open_session(settings, change(compose.defaults(settings))) as session:
         session.subscribe(inbox.put)
         parent = session.find(start) if start is not None else None
-        session.open_model(settings.model or EMBEDDED)
+        chosen = change(session.options(parent.conversation if parent is not None else None))
+        model = chosen.model or settings.model or EMBEDDED
+        session.open_model(model)
         _await_model(inbox)
         if parent is None:
             conversation = session.send(None, text).id
         else:
             conversation = parent.conversation
-            chosen = change(session.options(conversation))
+            chosen = replace(chosen, model=model)
             session.send(conversation, text, parent=parent.id, options=chosen)
         return _follow(session, conversation, inbox, as_json=as_json)
 

@@ -29,15 +29,20 @@ def run(options: argparse.Namespace) -> int:
     if not sys.stderr.isatty():
         raise UsageError("The interface is drawn on stderr, which is redirected; leave it alone.")
 
+    from rwkv_chat.commands import layout
     from rwkv_chat.tui.app import ChatApp
 
     with compose.open_session(settings, compose.defaults(settings)) as session:
         model = settings.model or EMBEDDED
+        session.prefer(model)
         app = ChatApp(
             session,
             theme=settings.theme,
-            on_painted=lambda: session.open_model(model),
+            layout=layout.load(),
+            wanted=model if options.model else "",
+            on_painted=lambda: session.warm(app.model_name(app.pane)),
             remember=_remember,
+            remember_layout=layout.save,
         )
         app.run()
         raise_interrupted()  # the interface had its own handlers, which went with its loop

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rwkv_chat import paths
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.session import Session
-from rwkv_chat.checkpoints.catalog import EMBEDDED, find
+from rwkv_chat.checkpoints.catalog import EMBEDDED, find, lasting
 from rwkv_chat.engine.library import LocalLibrary
 from rwkv_chat.engine.worker import Worker
 from rwkv_chat.settings import Settings
@@ -26,8 +26,10 @@ def choose(options: argparse.Namespace) -> Settings:
     """The settings of the person, overridden by the command line."""
     names = ("model", "tokenizer", "weights", "threads")
     given = {name: getattr(options, name, None) for name in names}
-    if given["model"] is not None and given["tokenizer"] is None:
-        given["tokenizer"] = ""  # that of the settings belongs to the model of the settings
+    if given["model"] is not None:
+        given["model"] = lasting(given["model"])
+        if given["tokenizer"] is None:
+            given["tokenizer"] = ""  # that of the settings belongs to the model of the settings
     chosen = replace(Settings.load(), **{k: v for k, v in given.items() if v is not None})
     generation = getattr(options, "generation", None)
     if generation is None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from rwkv_chat.chat.ports import Listener, Request
@@ -34,7 +34,7 @@ class Kept:
 
 
 class Generation:
-    """Runs one request; `cancel` may come from any thread at any time.
+    """Runs one request in slices; `cancel` may come from any thread at any time.
 
     `kept` are the states worth keeping: at the end of the question and of the turn before
     it, and at the end of the answer.
@@ -50,10 +50,12 @@ class Generation:
         self._decoder: Decoder | None = None
         self._tokens = 0
         self._seconds = 0.0
+        self._read_seconds = 0.0
 
     @property
     def tokens_per_s(self) -> float:
-        """Decode speed of this answer so far, 0 before the first token."""
+        """Speed of this answer since its first token, as the person sees it: with what it waited
+        for others. 0 before the first token."""
         return self._tokens / self._seconds if self._seconds > 0 else 0.0
 
     def cancel(self) -> None:
@@ -63,10 +65,13 @@ class Generation:
             if self._decoder is not None:
                 self._decoder.cancel()
 
-    def run(self, keys: Sequence[str], start: int, state: State | None) -> Finish:
+    def run(
+        self, keys: Sequence[str], start: int, state: State | None
+    ) -> Generator[None, None, Finish]:
         """Generate, `state` being the one after the first `start` parts of the path.
 
-        `keys` are the path_keys of the path.
+        `keys` are the path_keys of the path. Yields after every slice, a tenth of a second of
+        reading or a frame of decoding, so that others get their turn; returns how it ended.
 
         Raises:
             UsageError: the path is empty, or holds an id outside the vocabulary.
@@ -74,36 +79,40 @@ class Generation:
         """
         parts = self.request.path
         total = sum(len(part) for part in parts[start:])
-        done = 0
+        done, slice_seconds = 0, 0.0
         for index in range(start, len(parts)):
             for chunk in self._chunks(parts[index]):
+                begun = time.monotonic()
                 state = self.model.read(chunk, state)
+                self._read_seconds = time.monotonic() - begun
                 if not state.is_finite:
                     raise NonFiniteError(_NON_FINITE)
                 done += len(chunk)
                 self.listener.prefilled(done, total)
                 if self._cancelled:
                     return Finish.CANCELLED
+                slice_seconds += self._read_seconds
+                if slice_seconds >= _FRAME_SECONDS:
+                    slice_seconds = 0.0
+                    yield
             if len(parts) - 3 <= index < len(parts) - 1 and state is not None:
                 self.kept.append(Kept(keys[index], state))
         if state is None:
             raise UsageError("There is nothing to continue: the text is empty.")
-        return self._decode(state)
+        return (yield from self._decode(state))
 
     def _chunks(self, ids: Sequence[int]) -> Iterator[Sequence[int]]:
         """Pieces of `ids` of about a tenth of a second each, so that a cancel is soon seen."""
         size, at = _FIRST_CHUNK, 0
         while at < len(ids):
-            begun = time.monotonic()
             yield ids[at : at + size]
             at += size
-            seconds = time.monotonic() - begun
-            if seconds < _PREFILL_SECONDS / 2:
+            if self._read_seconds < _PREFILL_SECONDS / 2:
                 size *= 2
-            elif seconds > _PREFILL_SECONDS * 2:
+            elif self._read_seconds > _PREFILL_SECONDS * 2:
                 size = max(1, size // 2)
 
-    def _decode(self, state: State) -> Finish:
+    def _decode(self, state: State) -> Generator[None, None, Finish]:
         request, model = self.request, self.model
         last = request.path[-1]
         config = DecoderConfig(
@@ -122,14 +131,15 @@ class Generation:
                 decoder.cancel()
         ids: list[int] = []
         reason = "running"
+        begun = time.monotonic()
         while reason == "running" and len(ids) < request.max_tokens:
-            begun = time.monotonic()
             new, reason = decoder.run(request.max_tokens - len(ids), _FRAME_SECONDS)
-            self._seconds += time.monotonic() - begun
+            self._seconds = time.monotonic() - begun
             self._tokens += len(new)
             ids += new
             if new:
                 self.listener.grew(new, self.tokens_per_s)
+            yield
         if reason == "non_finite":
             raise NonFiniteError(_NON_FINITE)
         after = model.state(decoder.state, decoder.logits, state.tokens + len(ids))

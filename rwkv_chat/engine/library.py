@@ -1,7 +1,9 @@
 """The models of this machine: what can be opened by name, and opening it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from rwkv_chat.chat.ports import ModelChoice, Progress
 from rwkv_chat.checkpoints import catalog
@@ -15,6 +17,8 @@ __all__ = ["LocalLibrary"]
 class LocalLibrary:
     """Opens models as the person chose: weight type, number of threads, for some files (by their
     absolute path) the generation, and for some models (by name) the vocabulary file.
+
+    A file that is open already is not loaded a second time: whoever asks gets the same model.
     """
 
     def __init__(
@@ -28,6 +32,7 @@ class LocalLibrary:
         self._threads = threads
         self._generations = generations
         self._tokenizers = tokenizers
+        self._loaded: WeakValueDictionary[object, Model] = WeakValueDictionary()
 
     def available(self) -> list[ModelChoice]:
         """The embedded model and those in the models folder."""
@@ -41,11 +46,23 @@ class LocalLibrary:
         from rwkv_chat.engine.select import load_model  # slow: numpy comes with it
 
         path = catalog.find(name)
-        return load_model(
-            path,
-            self._weights,
-            threads=self._threads,
-            progress=progress,
-            generation=self._generations.get(str(path.absolute())),
-            tokenizer=self._tokenizers.get(name),
-        )
+        generation = self._generations.get(str(path.absolute()))
+        tokenizer = self._tokenizers.get(name)
+        key = (*_identity(path), generation, tokenizer)
+        model = self._loaded.get(key)
+        if model is None:
+            model = self._loaded[key] = load_model(
+                path,
+                self._weights,
+                threads=self._threads,
+                progress=progress,
+                generation=generation,
+                tokenizer=tokenizer,
+            )
+        return model
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """What a file is known by; another content gives another identity."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

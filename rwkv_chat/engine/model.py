@@ -96,7 +96,7 @@ class State:
             raise SnapshotError(f"Cannot write the state to {path}: {error.strerror}.") from error
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Model:
     """What `rwkv_chat.load_model` returns.
 

@@ -1,4 +1,4 @@
-"""The one thread that owns live states. It answers requests one after the other.
+"""The one thread that owns live states. Requests that run at once get slices of it in turn.
 
 A request names the ids of a path; the worker finds the longest part of it whose state it still has
 (in memory or kept on disk), reads the rest, and generates.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,37 +51,30 @@ class Worker:
     def __init__(self, library: Library, keeper: Keeper | None = None) -> None:
         self._library = library
         self._keeper = keeper
-        self._model: Model | None = None
         self._live = LiveStates()
         self._starts = Starts()
         self._jobs: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self._running: set[Generation] = set()
         self._closed = False
+        self._ended = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
-
-    @property
-    def model(self) -> Model | None:
-        """The model of the next request."""
-        return self._model
 
     def available(self) -> list[ModelChoice]:
         """The models that can be opened by name."""
         return self._library.available()
 
     def open(self, name: str, progress: Progress) -> Model:
-        """Load a model by name or path and use it from the next request on.
+        """Load a model by name or path.
 
         Raises:
-            RwkvChatError: it cannot be opened; the model before it stays.
+            RwkvChatError: it cannot be opened.
         """
-        model = self._library.open(name, progress)
-        self._model = model
-        return model
+        return self._library.open(name, progress)
 
     def generate(self, model: Any, request: Request, listener: Listener) -> Generation:
-        """Queue a request whose ids are those of `model`, one that `open` returned.
+        """Begin a request whose ids are those of `model`, one that `open` returned.
 
         `listener` is told on the engine's thread.
 
@@ -97,12 +91,10 @@ class Worker:
             self._jobs.put(job)
         return job
 
-    def kept(self, path: Sequence[Sequence[int]], start: str = "") -> list[bool]:
-        """For each part of `path`, whether the state at its end is kept."""
-        if self._model is None:
-            return [False] * len(path)
+    def kept(self, model: Any, path: Sequence[Sequence[int]], start: str = "") -> list[bool]:
+        """For each part of `path`, whether the state of `model` at its end is kept."""
         try:
-            keys = path_keys(self._starts.of(self._model, start).fingerprint, path)
+            keys = path_keys(self._starts.of(model, start).fingerprint, path)
         except SnapshotError:  # the next answer tells what is wrong with the start state
             return [False] * len(path)
         on_disk = self._keeper.has(keys) if self._keeper else set()
@@ -119,20 +111,43 @@ class Worker:
         self._thread.join()
 
     def _loop(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            # Whatever happens to one answer, the thread must be there for the next one.
-            with suppress(Exception):
-                self._run(job)
-            with suppress(Exception):
-                self._keep(job.kept)
-            with self._lock:
-                self._running.discard(job)
+        turns: deque[Generator[None, None, None]] = deque()
+        while not self._ended or turns:
+            self._take(turns)
+            if turns:
+                answer = turns.popleft()
+                with suppress(StopIteration):
+                    next(answer)
+                    turns.append(answer)
 
-    def _run(self, job: Generation) -> None:
+    def _take(self, turns: deque[Generator[None, None, None]]) -> None:
+        """Add what was asked for in the meantime; with nothing to do, wait for it."""
+        with suppress(queue.Empty):
+            while not self._ended:
+                job = self._jobs.get(block=not turns)
+                if job is None:
+                    self._ended = True
+                else:
+                    turns.append(self._answer(job))
+
+    def _answer(self, job: Generation) -> Generator[None, None, None]:
+        # Whatever happens to one answer, the thread must be there for the others.
+        with suppress(Exception):
+            yield from self._run(job)
+        with suppress(Exception):
+            self._keep(job.kept)
+        with self._lock:
+            self._running.discard(job)
+
+    def _run(self, job: Generation) -> Generator[None, None, None]:
         try:
             job.model = self._starts.of(job.model, job.request.start)
             keys = path_keys(job.model.fingerprint, job.request.path)
-            finish = job.run(keys, *self._find(job.model, keys))
+            try:
+                finish = yield from job.run(keys, *self._find(job.model, keys))
+            finally:
+                for each in job.kept:
+                    self._live.put(each.key, each.state)
         except RwkvChatError as error:
             job.listener.failed(str(error))
         except MemoryError:
@@ -155,8 +170,6 @@ class Worker:
         return 0, None
 
     def _keep(self, kept: Sequence[Kept]) -> None:
-        for each in kept:
-            self._live.put(each.key, each.state)
         if self._keeper is not None:
             for each in kept:
                 self._keeper.put(each.key, each.state.saved(each.decoding))

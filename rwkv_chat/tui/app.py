@@ -14,19 +14,25 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 
 from rwkv_chat.chat import events
+from rwkv_chat.chat.tree import Conversation
 from rwkv_chat.tui import themes
 from rwkv_chat.tui.actions import ACTIONS, bindings, help_groups, key_text
 from rwkv_chat.tui.conversation_actions import ConversationActions
+from rwkv_chat.tui.entry import Live
 from rwkv_chat.tui.inbox import Inbox
+from rwkv_chat.tui.layout import Layout
 from rwkv_chat.tui.messages import (
+    Descend,
     LeaveComposer,
     Opened,
+    PanesResized,
+    PaneWanted,
     SessionSpoke,
     StepSibling,
     Submitted,
     Typed,
 )
-from rwkv_chat.tui.progress import Progress
+from rwkv_chat.tui.pane_actions import PaneActions
 from rwkv_chat.tui.terminal import (
     ControlFilter,
     catch_signals,
@@ -34,12 +40,12 @@ from rwkv_chat.tui.terminal import (
     know_alt_enter,
     terminal_is_there,
 )
-from rwkv_chat.tui.turn_actions import TurnActions
 from rwkv_chat.tui.widgets.composer import Composer
-from rwkv_chat.tui.widgets.sidebar import Sidebar
+from rwkv_chat.tui.widgets.pane import Pane
+from rwkv_chat.tui.widgets.panes import NARROWEST, Panes
+from rwkv_chat.tui.widgets.sidebar import WIDTH, Sidebar
 from rwkv_chat.tui.widgets.status import StatusLine
 from rwkv_chat.tui.widgets.transcript import Transcript
-from rwkv_chat.tui.widgets.welcome import Welcome
 
 if TYPE_CHECKING:
     from rwkv_chat.chat.session import Session
@@ -50,17 +56,21 @@ _SIDEBAR_FROM = 100
 _HARD_EXIT_SECONDS = 3.0
 
 
-class ChatApp(TurnActions, ConversationActions):
+class ChatApp(PaneActions, ConversationActions):
     """The chat application.
 
     Args:
         session: Everything that can be done; it is told nothing of the screen.
         keymap: Other keys by binding id, such as `{"chat.new": "f12"}`.
         theme: The name of a theme; by default, or if unknown, one that fits the terminal.
-        fresh: Begin with a new conversation instead of the last one.
+        fresh: Begin with a new conversation instead of the last ones.
+        layout: The panes of the last time.
+        wanted: The name of a model to begin with: a conversation that remembers another one is
+            not continued then.
         on_painted: Called once when the window is there: the place for slow beginnings.
         remember: Told by keyword what was chosen for the next start too: `theme`, `model`, and the
             choices of new conversations by their names in `Options`.
+        remember_layout: Told which panes are open, whenever that changes.
     """
 
     TITLE = "rwkv-chat"
@@ -75,12 +85,16 @@ class ChatApp(TurnActions, ConversationActions):
         keymap: Mapping[str, str] | None = None,
         theme: str | None = None,
         fresh: bool = False,
+        layout: Layout | None = None,
+        wanted: str = "",
         on_painted: Callable[[], object] | None = None,
         remember: Callable[..., None] | None = None,
+        remember_layout: Callable[[Layout], None] | None = None,
     ) -> None:
-        super().__init__(session, keymap, remember)
-        self.progress = Progress()
+        super().__init__(session, keymap, remember, remember_layout)
         self._fresh = fresh
+        self._last_layout = layout or Layout()
+        self._wanted = wanted
         self._on_painted = on_painted
         self._awake = False
         self._inbox = Inbox(self._wake)
@@ -102,9 +116,8 @@ class ChatApp(TurnActions, ConversationActions):
         """The layout."""
         with Horizontal(id="main"):
             yield Sidebar()
-            with Vertical(id="centre", classes="-empty"):
-                yield Welcome()
-                yield Transcript(self.key_of("answer.continue"))
+            with Vertical(id="centre"):
+                yield Panes(self.key_of("answer.continue"))
                 yield Composer()
         yield StatusLine()
 
@@ -126,7 +139,6 @@ class ChatApp(TurnActions, ConversationActions):
             catch_signals(asyncio.get_running_loop(), self.end)
             self.set_interval(1.0, self._watch_terminal)
         self.composer.focus()
-        self.progress.model = self.session.model_name or ""
         self._awake = True
         self._wake()
         self.call_after_refresh(self._start)
@@ -138,94 +150,53 @@ class ChatApp(TurnActions, ConversationActions):
 
     def _start(self) -> None:
         self.refresh_list()
-        worked, summaries = self.attempt(self.session.conversations)
-        if worked and summaries and not self._fresh and self.conversation is None:
-            self.open_conversation(summaries[0].id)
-        self._show_status()
+        if not self._fresh and self.conversation is None and not self.restore(self._last_layout):
+            _, summaries = self.attempt(self.session.conversations)
+            if summaries:
+                self.open_conversation(summaries[0].id)
+        if self._wanted not in ("", self.session.model_name(self.conversation)):
+            self.open_conversation(None)
+        self.show_status()
         if self._on_painted is not None:
             self.call_after_refresh(self.attempt, self._on_painted)
 
     # -- showing -------------------------------------------------------------------------------
-
-    def open_conversation(self, conversation_id: str | None) -> None:
-        """Show a conversation, or (None) a new one; what was typed in the other waits there."""
-        if self.editing is not None:
-            self.stop_editing()
-        before = self.current
-        loaded = None
-        if conversation_id is not None:
-            worked, loaded = self.attempt(lambda: self.session.load(conversation_id))
-            if not worked:
-                return
-        if conversation_id != before:
-            self.drafts[before or ""] = self.composer.text
-            self.composer.put(self.drafts.pop(conversation_id or "", ""))
-            self.transcript.following = True
-        self.conversation = loaded
-        self._show_conversation()
-        self.refresh_list()
-
-    def reload(self) -> None:
-        """Read the conversation on screen again."""
-        current = self.current
-        if current is None:
-            return
-        worked, loaded = self.attempt(lambda: self.session.load(current))
-        if worked and loaded is not None:
-            self.conversation = loaded
-            self._show_conversation()
-
-    def _show_conversation(self) -> None:
-        conversation = self.conversation
-        busy = self.busy
-        if conversation is not None:
-            self.progress.look_at(conversation, busy)
-        empty = conversation is None or conversation.head is None
-        self.query_one("#centre").set_class(empty, "-empty")
-        self.transcript.show(conversation, self.progress.live, self.progress.failures)
-        self._show_status()
 
     def refresh_list(self) -> None:
         """Read the list of conversations again."""
         worked, summaries = self.attempt(self.session.conversations)
         if worked and summaries is not None:
             running = {s.id for s in summaries if self.session.busy(s.id)}
-            self.sidebar.show(summaries, self.current, running)
+            beside = {pane.current for pane in self.panes.panes}
+            self.sidebar.show(summaries, self.current, running, beside)
             self._place_sidebar()
-
-    def _show_status(self) -> None:
-        hint = f"{self.key_of('app.help')} help"
-        key = self.key_of("answer.continue")
-        self.status_line.show(self.progress.status(self.conversation, self.busy, key, hint))
-        if self.editing is not None:
-            self.composer.border_subtitle = None
-        elif self.busy:
-            self.composer.border_subtitle = f"{self.key_of('answer.stop')} stops"
-        else:
-            self.composer.border_subtitle = self.composer.hint
 
     # -- messages of widgets -------------------------------------------------------------------
 
     def on_submitted(self, message: Submitted) -> None:
         """Send what was written, or make a branch of the turn that is edited."""
-        text, editing, current = message.text, self.editing, self.current
+        text, pane = message.text, self.pane
         self._warned = False
         if not text.strip():
             return
-        if editing is not None and current is not None:
-            worked, _ = self.attempt(lambda: self.session.edit(current, editing, text))
-            if worked:
-                self.transcript.following = True
-                self.stop_editing()
-                self.reload()
-            return
-        worked, conversation = self.attempt(lambda: self.session.send(current, text))
-        if worked and conversation is not None:
+        if pane.editing is not None:
+            self.send_edited(text)
+        else:
+            self._send(text, pane)
+
+    def _send(self, text: str, pane: Pane) -> None:
+        def call() -> Conversation:
+            if pane.conversation is None and pane.model:
+                pane.bind(self.session.create(pane.model))
+            return self.session.send(pane.current, text, parent=pane.leaf)
+
+        _, conversation = self.attempt(call)
+        if conversation is not None:
             self.composer.put("")
-            self.conversation = conversation
-            self.transcript.following = True
-            self.reload()
-            self.refresh_list()
+            pane.bind(conversation)
+            pane.transcript.following = True
+            self.show_pane(pane)
+            self.panes_changed()
 
     def on_leave_composer(self, message: LeaveComposer) -> None:
         """Up in the empty composer looks at the transcript."""
@@ -236,6 +207,19 @@ class ChatApp(TurnActions, ConversationActions):
         """Letters typed in the transcript begin a message."""
         self.composer.focus()
         self.composer.insert(message.text)
+
+    def on_descend(self, message: Descend) -> None:
+        """Down at the end of a path that goes on."""
+        if self.pane.leaf is not None:
+            self.go_below(self.pane.leaf)
+
+    def on_pane_wanted(self, message: PaneWanted) -> None:
+        """A click in a pane."""
+        self.focus_pane(self.panes.panes[message.number])
+
+    def on_panes_resized(self, message: PanesResized) -> None:
+        """Titles tell their place where not all panes are on screen."""
+        self.show_status()
 
     def on_step_sibling(self, message: StepSibling) -> None:
         """Left and right in the transcript."""
@@ -251,27 +235,28 @@ class ChatApp(TurnActions, ConversationActions):
 
     def on_session_spoke(self, message: SessionSpoke) -> None:
         """Take over what the session told from its threads."""
-        reload = relist = False
+        relist = False
+        reload: set[str] = set()
         for event in self._inbox.drain():
             self.progress.take(event)
             match event:
                 case events.ConversationChanged(conversation):
                     relist = True
-                    reload = reload or conversation == self.current
+                    reload.add(conversation)
                 case events.Prefilling() | events.AnswerGrew():
                     live = self.progress.live.get(event.turn)
-                    if event.conversation == self.current and live is not None and not reload:
-                        self.transcript.grow(event.turn, live)
-                case events.AnswerFinished():
+                    if live is not None and event.conversation not in reload:
+                        self._grow(event.conversation, event.turn, live)
+                case events.AnswerFinished(conversation):
                     relist = True
-                    reload = reload or event.turn.conversation == self.current
+                    reload.add(conversation)
                 case events.AnswerFailed(conversation, _, reason):
                     relist = True
-                    reload = reload or conversation == self.current
+                    reload.add(conversation)
                     self.tell(f"The answer ended early: {reason}", "error")
-                case events.ModelReady() if self.opening is not None:
-                    self.remember(model=self.opening)
-                    self.opening = None
+                case events.ModelReady(name):
+                    reload |= self.answered_by(name)  # which snapshots are its is known now
+                    self.chosen(name)
                 case events.ModelFailed(name, reason):
                     self.opening = None
                     self.tell(f"{name} could not be opened. {reason}", "error")
@@ -279,21 +264,27 @@ class ChatApp(TurnActions, ConversationActions):
                     self.tell(text, "warning")
                 case _:
                     pass
-        if reload:
-            self.reload()
+        for pane in self.panes.panes:
+            if pane.current in reload:
+                self.reload(pane)
         if relist:
             self.refresh_list()
-        self._show_status()
+        self.show_status()
+
+    def _grow(self, conversation: str, turn: str, live: Live) -> None:
+        for pane in self.panes.panes:
+            if pane.current == conversation:
+                pane.transcript.grow(turn, live)
 
     # -- the rest of the actions ---------------------------------------------------------------
 
-    @property
-    def _overlay(self) -> bool:
-        return self.size.width < _SIDEBAR_FROM
+    def _overlays(self, width: int) -> bool:
+        """Whether there is no room for the list beside the panes."""
+        return width < max(_SIDEBAR_FROM, WIDTH + NARROWEST * len(self.panes.panes))
 
     def _place_sidebar(self, width: int | None = None) -> None:
         wanted = self._sidebar_wanted
-        over = self._overlay if width is None else width < _SIDEBAR_FROM
+        over = self._overlays(self.size.width if width is None else width)
         fits = not over and self.sidebar.option_count > 0
         self.sidebar.display = fits if wanted is None else wanted
         self.sidebar.set_class(over, "-over")
@@ -304,7 +295,7 @@ class ChatApp(TurnActions, ConversationActions):
 
     def hide_overlay(self) -> None:
         """Hide the list of conversations where it covers the transcript."""
-        if self._overlay:
+        if self._overlays(self.size.width):
             self._sidebar_wanted = None
             self._place_sidebar()
 
@@ -343,13 +334,15 @@ class ChatApp(TurnActions, ConversationActions):
     def action_interrupt(self) -> None:
         """Ctrl+C: never loses anything."""
         if self.busy and self.current is not None:
-            self.session.stop(self.current)
+            self.session.stop(self.current, self.pane.leaf)
             return
         self.tell(f"{self.key_of('app.quit')} quits. Everything is kept.")
 
     async def action_quit(self) -> None:
         """Stop what runs, keep it, and go; ask once when something typed was not sent."""
-        unsent = self.composer.text.strip() and self.editing is None
+        texts = [(self.pane, self.composer.text)]
+        texts += [(pane, pane.draft) for pane in self.panes.panes if pane is not self.pane]
+        unsent = any(text.strip() and pane.editing is None for pane, text in texts)
         if unsent and not self._warned:
             self._warned = True
             self.tell(f"Your text was not sent. {self.key_of('app.quit')} again quits.", "warning")

@@ -9,7 +9,11 @@ from rwkv_chat.chat.tree import Conversation, Turn
 from rwkv_chat.errors import RwkvChatError
 from rwkv_chat.text.display import one_line
 from rwkv_chat.tui.actions import ACTIONS, key_text
+from rwkv_chat.tui.layout import Layout
+from rwkv_chat.tui.progress import Progress
 from rwkv_chat.tui.widgets.composer import Composer
+from rwkv_chat.tui.widgets.pane import Pane
+from rwkv_chat.tui.widgets.panes import Panes
 from rwkv_chat.tui.widgets.sidebar import Sidebar
 from rwkv_chat.tui.widgets.status import StatusLine
 from rwkv_chat.tui.widgets.transcript import Transcript
@@ -30,23 +34,35 @@ class BaseApp(App[None]):
         session: "Session",
         keymap: Mapping[str, str] | None = None,
         remember: Callable[..., None] | None = None,
+        remember_layout: Callable[[Layout], None] | None = None,
     ) -> None:
         super().__init__()
         self.session = session
         self._remember = remember
+        self.remember_layout = remember_layout or (lambda layout: None)
+        self.layout = Layout()
         self.keymap = dict(keymap or {})
-        self.conversation: Conversation | None = None
-        self.editing: str | None = None
+        self.progress = Progress()
         self.drafts: dict[str, str] = {}
         self.deleted: list[str] = []
-        self.opening: str | None = None
+        self.opening: tuple[str, Pane] | None = None
 
     # -- the widgets ---------------------------------------------------------------------------
 
     @property
-    def transcript(self) -> Transcript:
+    def panes(self) -> Panes:
         """The centre."""
-        return self.screen_stack[0].query_one(Transcript)
+        return self.screen_stack[0].query_one(Panes)
+
+    @property
+    def pane(self) -> Pane:
+        """The pane that everything is done in."""
+        return self.panes.focused
+
+    @property
+    def transcript(self) -> Transcript:
+        """That of the focused pane."""
+        return self.pane.transcript
 
     @property
     def composer(self) -> Composer:
@@ -66,14 +82,39 @@ class BaseApp(App[None]):
     # -- helpers -------------------------------------------------------------------------------
 
     @property
+    def conversation(self) -> Conversation | None:
+        """The conversation in the focused pane; its head is the end of the path there."""
+        return self.pane.conversation
+
+    @property
     def current(self) -> str | None:
-        """The id of the conversation on screen."""
-        return self.conversation.id if self.conversation is not None else None
+        """Its id."""
+        return self.pane.current
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is running in the conversation on screen."""
-        return self.current is not None and self.session.busy(self.current)
+        """Whether an answer is running at the end of the path in the focused pane."""
+        return self.is_busy(self.pane)
+
+    def is_busy(self, pane: Pane) -> bool:
+        """Whether an answer is running at the end of the path there."""
+        current = pane.current
+        return current is not None and pane.leaf in self.session.running(current)
+
+    def refuses(self) -> bool:
+        """Whether the focused pane is busy; says so then. What would hide an answer waits for it:
+        nobody could stop it there.
+        """
+        if self.busy:
+            stop = self.key_of("answer.stop")
+            self.tell(f"An answer is still running here; {stop} stops it.", "warning")
+        return self.busy
+
+    def model_name(self, pane: Pane) -> str:
+        """The name under which the model of a pane is opened, "" while there is none."""
+        if pane.conversation is None and pane.model:
+            return pane.model
+        return self.session.model_name(pane.conversation)
 
     def tell(
         self, text: str, severity: Literal["information", "warning", "error"] = "information"
@@ -120,12 +161,16 @@ class BaseApp(App[None]):
 
     # -- what the application provides ---------------------------------------------------------
 
-    def open_conversation(self, conversation_id: str | None) -> None:
-        """Show a conversation, or (None) a new one."""
+    def open_conversation(self, conversation_id: str | None, leaf: str | None = None) -> None:
+        """Show a conversation up to `leaf`, or (None) a new one, in the focused pane."""
         raise NotImplementedError
 
-    def reload(self) -> None:
-        """Read the conversation on screen again."""
+    def reload(self, pane: Pane, leaf: str | None = None) -> None:
+        """Read the conversation of a pane again, and show it up to `leaf`, or as far as before."""
+        raise NotImplementedError
+
+    def panes_changed(self) -> None:
+        """Tell the session, the list and the next start which conversations are on screen."""
         raise NotImplementedError
 
     def hide_overlay(self) -> None:

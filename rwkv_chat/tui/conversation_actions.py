@@ -47,9 +47,12 @@ class ConversationActions(BaseApp):
         if not worked:
             return
         self.deleted.append(chosen)
+        for pane in self.panes.panes:
+            if pane.current == chosen and pane is not self.pane:
+                self.panes.close(pane)
         if chosen == self.current:
             self.open_conversation(None)
-        self.refresh_list()
+        self.panes_changed()
         self.tell(f"Deleted “{title}”. {self.key_of('chat.undelete')} brings it back.")
 
     def action_undelete(self) -> None:
@@ -65,8 +68,6 @@ class ConversationActions(BaseApp):
             self.open_conversation(last)
 
     def _title(self, conversation: str) -> str:
-        if self.conversation is not None and self.conversation.id == conversation:
-            return self.conversation.title
         _, summaries = self.attempt(self.session.conversations)
         return next((s.title for s in summaries or () if s.id == conversation), "")
 
@@ -94,7 +95,8 @@ class ConversationActions(BaseApp):
                 self.remember(**changed)
 
         whose = "this conversation" if conversation is not None else "new conversations"
-        screen = SettingsScreen(options, whose, self.session.fitting_template)
+        model = self.session.model(self.model_name(self.pane))
+        screen = SettingsScreen(options, whose, model.template if model is not None else None)
         self.push_screen(screen, done)
 
     def action_models(self) -> None:
@@ -105,8 +107,24 @@ class ConversationActions(BaseApp):
         if not worked or models is None:
             return
 
-        def done(name: str | None) -> None:
-            if name is not None and self.attempt(lambda: self.session.open_model(name))[0]:
-                self.opening = name
+        pane = self.pane
+        conversation = pane.current
 
-        self.push_screen(ModelsScreen(models, self.session.model_name), done)
+        def done(name: str | None) -> None:
+            if name is not None:
+                self.opening = (name, pane)
+                self.attempt(lambda: self.session.open_model(name, conversation))
+
+        self.push_screen(ModelsScreen(models, self.model_name(pane)), done)
+
+    def chosen(self, name: str) -> None:
+        """The model of this name is open; if it was chosen here, it is remembered."""
+        if self.opening is not None and self.opening[0] == name:
+            self.opening[1].model = name
+            self.opening = None
+            self.remember(model=name)
+
+    def answered_by(self, name: str) -> set[str]:
+        """The conversations on screen whose model is opened under this name."""
+        panes = [pane for pane in self.panes.panes if self.model_name(pane) == name]
+        return {pane.current for pane in panes if pane.current is not None}

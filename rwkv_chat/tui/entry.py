@@ -108,6 +108,8 @@ class Entry(Group):
             tail.append(Block(self._waiting))
         if self.live is None and self._ending():
             tail.append(Block(self._end_mark))
+        if self.row.below:
+            tail.append(Block(self._below_mark))
         tail.append(Block(_gap))
         same_head = len(head) <= 2 and len(head) == self._head
         self._head = len(head)
@@ -165,6 +167,11 @@ class Entry(Group):
         if self.row.last:
             spans.append((f" — {self._continue_key} continues", "dim"))
         return wrap(spans, width)
+
+    def _below_mark(self, width: int) -> list[Line]:
+        below = self.row.below
+        turns = "turn follows" if below == 1 else "turns follow"
+        return [Line(fit([(f"▾ {below} {turns} here: ↓ shows them", "dim")], width))]
 
 
 class _Part:

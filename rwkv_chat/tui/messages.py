@@ -4,7 +4,17 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
-__all__ = ["LeaveComposer", "Opened", "SessionSpoke", "StepSibling", "Submitted", "Typed"]
+__all__ = [
+    "Descend",
+    "LeaveComposer",
+    "Opened",
+    "PaneWanted",
+    "PanesResized",
+    "SessionSpoke",
+    "StepSibling",
+    "Submitted",
+    "Typed",
+]
 
 
 @dataclass
@@ -29,6 +39,23 @@ class StepSibling(Message):
     """Show the alternative `by` places further on, for the selected turn."""
 
     by: int
+
+
+@dataclass
+class Descend(Message):
+    """Show what follows the end of the path."""
+
+
+@dataclass
+class PaneWanted(Message):
+    """The person turned to the pane `number`, counted from 0."""
+
+    number: int
+
+
+@dataclass
+class PanesResized(Message):
+    """There is another amount of room for panes."""
 
 
 @dataclass

@@ -1,12 +1,15 @@
-"""What is going on: running answers, the model, and the status line made from both."""
+"""What is going on: running answers, models that are opened, and the status line made from both."""
+
+from pathlib import PurePath
 
 from rwkv_chat.chat import events
+from rwkv_chat.chat.ports import Model
 from rwkv_chat.chat.tree import Conversation, Role, Turn
 from rwkv_chat.text.display import one_line
 from rwkv_chat.tui.entry import Live
 from rwkv_chat.tui.widgets.status import Status
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "model_label"]
 
 
 class Progress:
@@ -15,10 +18,8 @@ class Progress:
     def __init__(self) -> None:
         self.live: dict[str, Live] = {}
         self.failures: dict[str, str] = {}
-        self.model = ""
-        self._loading = ""
-        self._failed = ""
-        self._state_bytes = 0
+        self._loading: dict[str, str] = {}
+        self._failed: set[str] = set()
         self._tokens: dict[str, int] = {}
         self._speeds: dict[str, float] = {}
         self._conversations: dict[str, str] = {}
@@ -27,7 +28,7 @@ class Progress:
     @property
     def running(self) -> set[str]:
         """The conversations in which an answer runs."""
-        return {self._conversations[turn] for turn in self.live if turn in self._conversations}
+        return set(self._conversations.values())
 
     def take(self, event: events.Event) -> None:
         """Take over one event."""
@@ -50,15 +51,13 @@ class Progress:
                 self.failures[turn_id] = reason
             case events.ModelLoading(name, step, fraction):
                 percent = f" {fraction:.0%}" if fraction > 0 else ""
-                self._loading = f"{one_line(name, 40)}: {one_line(step, 60)}{percent}"
-                self._failed = ""
-            case events.ModelReady(name, _, state_bytes):
-                self.model = one_line(name, 40)
-                self._state_bytes = state_bytes
-                self._loading = self._failed = ""
+                self._loading[name] = f"{model_label(name)}: {one_line(step, 60)}{percent}"
+                self._failed.discard(name)
+            case events.ModelReady(name):
+                self._loading.pop(name, None)
             case events.ModelFailed(name, _):
-                self._loading = ""
-                self._failed = "" if self.model else f"{one_line(name, 40)} could not be opened"
+                self._loading.pop(name, None)
+                self._failed.add(name)
             case _:
                 pass
 
@@ -67,19 +66,18 @@ class Progress:
         self._tokens.pop(turn, None)
         self._conversations.pop(turn, None)
 
-    def look_at(self, conversation: Conversation, busy: bool) -> None:
-        """Make the running answer of this conversation fit what the session says of it."""
-        head = conversation.turns.get(conversation.head or "")
+    def look_at(self, conversation: Conversation, running: set[str]) -> None:
+        """Make the running answers of this conversation fit what the session says of them."""
         mine = [turn for turn, where in self._conversations.items() if where == conversation.id]
-        for turn in mine:
-            if not busy or head is None or turn != head.id:
-                self._ended(turn)
-        if busy and head is not None and head.role is Role.ASSISTANT:
-            before = self.live.get(head.id, Live(doing="waiting"))
-            self._conversations[head.id] = conversation.id
-            text = max(before.text, head.text, key=len)
-            self.live[head.id] = Live(text, before.doing)
-            self.failures.pop(head.id, None)
+        for turn_id in mine:
+            if turn_id not in running:
+                self._ended(turn_id)
+        for turn_id in running & set(conversation.turns):
+            before = self.live.get(turn_id, Live(doing="waiting"))
+            self._conversations[turn_id] = conversation.id
+            text = max(before.text, conversation.turns[turn_id].text, key=len)
+            self.live[turn_id] = Live(text, before.doing)
+            self.failures.pop(turn_id, None)
 
     def _head(self, conversation: Conversation | None) -> tuple[Turn | None, int]:
         """The turn at the end of the path, and the tokens on the path."""
@@ -90,9 +88,27 @@ class Progress:
         return self._counted[1:]
 
     def status(
-        self, conversation: Conversation | None, busy: bool, continue_key: str, hint: str
+        self,
+        conversation: Conversation | None,
+        name: str,
+        model: Model | None,
+        *,
+        busy: bool,
+        kept: bool,
+        continue_key: str,
+        hint: str,
     ) -> Status:
-        """The status line for a conversation."""
+        """The status line for a conversation.
+
+        Args:
+            conversation: as its pane shows it.
+            name: that under which its model is opened; "" for none.
+            model: that model, while it is open.
+            busy: whether an answer is running at the head.
+            kept: whether there is a snapshot of the state at the head.
+            continue_key: the key that continues an answer.
+            hint: stands at the end, where there is room.
+        """
         head, tokens = self._head(conversation)
         doing, mood, speed = "", "", head.tokens_per_s if head is not None else 0.0
         if busy and head is not None:
@@ -101,14 +117,25 @@ class Progress:
             if head.id in self._tokens:
                 tokens += head.prefix + self._tokens[head.id] - len(head.ids)
             doing, mood = live.doing, "busy"
-            if live.doing == "waiting" and not self.model:
+            if live.doing == "waiting" and model is None:
                 doing = "waiting for the model"
         elif head is not None and head.role is Role.ASSISTANT and head.finish.can_continue:
             doing, mood = f"stopped — {continue_key} continues", "warn"
-        if self._loading:
-            doing, mood = f"opening {self._loading}", "busy"
-        elif self._failed and not busy:
-            doing, mood = self._failed, "bad"
+        loading = self._loading.get(name, "")
+        if not busy and not loading:
+            loading = next(iter(self._loading.values()), "")
+        if loading:
+            doing, mood = f"opening {loading}", "busy"
+        elif name in self._failed and model is None and not busy:
+            doing, mood = f"{model_label(name)} could not be opened", "bad"
         elif not doing:
-            doing = "ready" if self.model else "no model yet"
-        return Status(doing, mood, self.model, speed, tokens, self._state_bytes, hint)
+            doing = "ready" if name else "no model yet"
+        if model is None:
+            return Status(doing, mood, model_label(name), "", speed, tokens, 0, kept, hint)
+        label, size = one_line(model.name, 40), model.state_bytes
+        return Status(doing, mood, label, model.weights, speed, tokens, size, kept, hint)
+
+
+def model_label(name: str) -> str:
+    """What people call the model that is opened under a name or a path."""
+    return one_line(PurePath(name).stem if "/" in name else name, 40)

@@ -12,7 +12,7 @@ class Row:
     """One turn on the path.
 
     `number` of `siblings` alternatives stand at this place; `hidden` turns lie in the branches of
-    the others; `last` marks the end of the path.
+    the others; `last` marks the end of the path, and `below` counts the turns that follow it.
     """
 
     turn: Turn
@@ -20,6 +20,7 @@ class Row:
     siblings: int = 1
     hidden: int = 0
     last: bool = False
+    below: int = 0
 
 
 def timeline(conversation: Conversation) -> list[Row]:
@@ -36,5 +37,7 @@ def timeline(conversation: Conversation) -> list[Row]:
         others = [other for other in beside if other.id != turn.id]
         number = 1 + sum(other.seq < turn.seq for other in others)
         hidden = sum(sizes[other.id] for other in others)
-        rows.append(Row(turn, number, len(beside), hidden, turn is path[-1]))
+        last = turn is path[-1]
+        below = sizes[turn.id] - 1 if last else 0
+        rows.append(Row(turn, number, len(beside), hidden, last, below))
     return rows

@@ -1,6 +1,8 @@
 """What can be done with the turns of the conversation on screen."""
 
-from rwkv_chat.chat.tree import Role
+from collections.abc import Callable
+
+from rwkv_chat.chat.tree import Role, Turn
 from rwkv_chat.errors import UsageError
 from rwkv_chat.tui.base import BaseApp
 from rwkv_chat.tui.clip import last_code_block
@@ -15,10 +17,10 @@ class TurnActions(BaseApp):
 
     def action_leave(self) -> None:
         """Leave what one is in: editing, then a running answer, then another part of the screen."""
-        if self.editing is not None:
+        if self.pane.editing is not None:
             self.stop_editing()
         elif self.busy and self.current is not None:
-            self.session.stop(self.current)
+            self.session.stop(self.current, self.pane.leaf)
         else:
             self.hide_overlay()
             self.composer.focus()
@@ -32,18 +34,35 @@ class TurnActions(BaseApp):
         head = self.conversation.turns.get(self.conversation.head or "")
         self.transcript.following = True
         if head is not None and head.role in (Role.USER, Role.TEXT):
-            self.attempt(lambda: self.session.regenerate(conversation, head.id))
+            self._follow(lambda: self.session.regenerate(conversation, head.id))
         else:
-            self.attempt(lambda: self.session.continue_answer(conversation))
+            leaf = self.pane.leaf
+            self.attempt(lambda: self.session.continue_answer(conversation, leaf))
 
     def action_regenerate(self) -> None:
         """Make another answer beside the selected one, or below the selected message."""
         turn = self.target()
-        if turn is None or self.current is None:
+        if turn is None or self.current is None or self.refuses():
             return
         conversation = self.current
         self.transcript.following = True
-        self.attempt(lambda: self.session.regenerate(conversation, turn.id))
+        self._follow(lambda: self.session.regenerate(conversation, turn.id))
+
+    def _follow(self, call: Callable[[], Turn]) -> bool:
+        """Do what ends the path of this pane at another turn, and show it; whether it worked."""
+        _, turn = self.attempt(call)
+        if turn is not None:
+            self.reload(self.pane, turn.id)
+        return turn is not None
+
+    def send_edited(self, text: str) -> None:
+        """Make a branch of the turn that is edited."""
+        conversation, turn = self.current, self.pane.editing
+        if conversation is None or turn is None or self.refuses():
+            return
+        if self._follow(lambda: self.session.edit(conversation, turn, text)):
+            self.transcript.following = True
+            self.stop_editing()
 
     def action_edit(self) -> None:
         """Load a turn into the composer: the selected one, or the last message of the person."""
@@ -54,23 +73,30 @@ class TurnActions(BaseApp):
         if turn is None:
             self.tell("There is no turn to edit yet.", "warning")
             return
-        if self.editing is None:
-            self.drafts[self.current or ""] = self.composer.text
-        self.editing = turn.id
+        if self.pane.editing is None:
+            self.pane.before_edit = self.composer.text
+        self.pane.editing = turn.id
         self.composer.put(self.transcript.text_of(turn.id))
-        self.composer.add_class("-editing")
-        what = "an answer" if turn.role is Role.ASSISTANT else "a message"
-        self.composer.border_subtitle = None
-        self.composer.border_title = f"Editing {what}: Enter makes a branch, Esc cancels"
+        self.mark_editing()
         self.composer.focus()
+
+    def mark_editing(self) -> None:
+        """Let the composer look as it is used in this pane."""
+        conversation, turn_id = self.conversation, self.pane.editing
+        turn = conversation.turns.get(turn_id or "") if conversation is not None else None
+        self.composer.set_class(turn is not None, "-editing")
+        self.composer.border_subtitle = None if turn is not None else self.composer.hint
+        self.composer.border_title = None
+        if turn is not None:
+            what = "an answer" if turn.role is Role.ASSISTANT else "a message"
+            self.composer.border_title = f"Editing {what}: Enter makes a branch, Esc cancels"
 
     def stop_editing(self) -> None:
         """Give the composer back, with what was in it before."""
-        self.editing = None
-        self.composer.remove_class("-editing")
-        self.composer.border_title = None
-        self.composer.border_subtitle = self.composer.hint
-        self.composer.put(self.drafts.pop(self.current or "", ""))
+        self.pane.editing = None
+        self.mark_editing()
+        self.composer.put(self.pane.before_edit)
+        self.pane.before_edit = ""
 
     def action_step(self, by: int) -> None:
         """Select another turn, and look at the transcript."""
@@ -101,12 +127,22 @@ class TurnActions(BaseApp):
         if len(siblings) == 1:
             self.tell("There is no alternative here.")
             return
+        if self.refuses():
+            return
         at = [sibling.id for sibling in siblings].index(turn.id)
         other = siblings[(at + by) % len(siblings)].id
-        worked, _ = self.attempt(lambda: self.session.select(conversation.id, other))
-        if worked:
-            self.reload()
+        if self.go_below(other):
             self.transcript.select(other)
+
+    def go_below(self, turn_id: str) -> bool:
+        """Show the newest leaf below a turn; whether it worked."""
+        conversation = self.conversation
+        if conversation is None:
+            return False
+        worked, _ = self.attempt(lambda: self.session.select(conversation.id, turn_id))
+        if worked:
+            self.reload(self.pane, conversation.newest_leaf(turn_id).id)
+        return worked
 
     def action_fork(self) -> None:
         """Open a new conversation that begins with the path to the selected turn."""

@@ -11,18 +11,32 @@ from rwkv_chat.chat.ports import Listener, Request
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.session import Session
 from rwkv_chat.chat.tree import Conversation, Finish, Role
-from rwkv_chat.errors import ConflictError, NotFoundError, StoreFullError, UsageError
+from rwkv_chat.errors import (
+    ConflictError,
+    MemoryLimitError,
+    NotFoundError,
+    StoreFullError,
+    UsageError,
+)
 from tests.fakes import FakeEngine, FakeJob, FakeModel, MemoryStore
 
 
 class Bench:
     def __init__(self, model: FakeModel | None = None, options: Options | None = None) -> None:
         self.store = MemoryStore()
-        self.engine = FakeEngine(model)
+        self.engine = FakeEngine(*[model] if model else [])
         self.session = Session(self.store, self.engine, options)
         self.events: list[events.Event] = []
         self.ready = threading.Event()
         self.session.subscribe(self._hear)
+        if model is not None:
+            self.open(model.name)
+            self.events.clear()
+
+    def open(self, name: str, conversation: str | None = None) -> None:
+        self.ready.clear()
+        self.session.open_model(name, conversation)
+        assert self.ready.wait(5)
 
     def _hear(self, event: events.Event) -> None:
         self.events.append(event)
@@ -214,7 +228,7 @@ def test_a_model_that_cannot_be_opened_keeps_the_message() -> None:
     assert failed.reason == "There is no model nothing."
     assert not bench.session.busy(conversation.id)
     assert texts(bench.store.load(conversation.id)) == ["Hello", ""]
-    bench.engine.model = FakeModel()
+    bench.open("fake", conversation.id)
     bench.session.continue_answer(conversation.id)
     assert bench.fed() == b"User: Hello\n\nAssistant:"
 
@@ -240,7 +254,8 @@ def test_another_vocabulary_gets_the_text_encoded_anew(bench: Bench) -> None:
         def decode_bytes(self, ids: list[int]) -> bytes:
             return bytes(token - 1000 for token in ids)
 
-    bench.engine.model = FakeModel(name="other", tokenizer=Shifted())
+    bench.engine.shelf["other"] = FakeModel(name="other", tokenizer=Shifted())
+    bench.open("other", conversation.id)
     bench.session.send(conversation.id, "More")
     path = bench.engine.jobs[-1].request.path
     fed = bytes(token - 1000 for part in path for token in part)
@@ -256,17 +271,98 @@ def test_nothing_is_not_sent(bench: Bench, text: str) -> None:
     assert bench.store.conversations() == []
 
 
-def test_only_one_answer_at_a_time_in_a_conversation(bench: Bench) -> None:
+def test_nothing_is_built_on_an_answer_that_is_still_running(bench: Bench) -> None:
     conversation = bench.session.send(None, "Hi")
+    answer = conversation.path()[-1].id
     for action in (
         lambda: bench.session.send(conversation.id, "Again"),
-        lambda: bench.session.regenerate(conversation.id, conversation.path()[-1].id),
-        lambda: bench.session.edit(conversation.id, conversation.path()[0].id, "x"),
+        lambda: bench.session.regenerate(conversation.id, answer),
+        lambda: bench.session.edit(conversation.id, answer, "x"),
+        lambda: bench.session.continue_answer(conversation.id),
     ):
         with pytest.raises(UsageError, match="stop it first"):
             action()
     other = bench.session.send(None, "Elsewhere")
     assert other.id != conversation.id
+
+
+def test_branches_are_answered_at_once_and_stopped_one_by_one(bench: Bench) -> None:
+    conversation = bench.session.send(None, "Hi")
+    first = conversation.path()[-1]
+    second = bench.session.edit(conversation.id, conversation.path()[0].id, "Hello")
+    assert bench.session.running(conversation.id) == {first.id, second.id}
+    for job, text in zip(bench.engine.jobs, (" one", " two"), strict=True):
+        job.say(text)
+    bench.session.stop(conversation.id, first.id)
+    assert bench.session.running(conversation.id) == {second.id}
+    bench.engine.jobs[1].finish(" three.\n\n")
+    turns = bench.session.load(conversation.id).turns
+    assert (turns[first.id].text, turns[first.id].finish) == ("one", Finish.CANCELLED)
+    assert (turns[second.id].text, turns[second.id].finish) == ("two three.", Finish.STOP)
+
+
+def test_each_conversation_remembers_its_model() -> None:
+    bench = Bench(FakeModel(name="old"))
+    first = bench.ask("Hi", " Hello.\n\n")
+    bench.session.show([first.id])
+    bench.engine.shelf["new"] = FakeModel(name="new")
+    bench.open("new")
+    second = bench.ask("Hi", " Hello.\n\n")
+    bench.session.send(first.id, "More")
+    bench.session.send(second.id, "More")
+    assert [job.model.name for job in bench.engine.jobs] == ["old", "new", "old", "new"]
+    assert bench.engine.opened == ["old", "new"]
+    bench.session.stop(first.id)
+    bench.open("new", first.id)
+    first = bench.session.load(first.id)
+    assert bench.session.model_name(first) == "new"
+    assert bench.engine.opened == ["old", "new"]
+
+
+def test_a_model_that_is_not_open_yet_is_opened_for_the_answer() -> None:
+    bench = Bench(FakeModel(name="old"))
+    conversation = bench.ask("Hi", " Hello.\n\n")
+    later = Session(bench.store, bench.engine)
+    assert later.model(later.model_name(conversation)) is None
+    later.send(conversation.id, "More")
+    for _ in range(500):
+        if len(bench.engine.jobs) == 2:
+            break
+        threading.Event().wait(0.01)
+    assert bench.fed().endswith(b"User: More\n\nAssistant:")
+    assert later.model(later.model_name(conversation)) is bench.engine.shelf["old"]
+
+
+def test_models_that_no_pane_shows_make_room_for_another() -> None:
+    bench = Bench(FakeModel(name="a"))
+    bench.engine.shelf |= {name: FakeModel(name=name) for name in "bcd"}
+    first = bench.ask("Hi", " Hello.\n\n")
+    bench.session.show([first.id])
+    bench.open("b")
+    second = bench.ask("Hi", " Hello.\n\n")
+    bench.session.show([first.id, second.id])
+    bench.open("c")
+    assert bench.session.model(bench.session.model_name(first)) is not None
+    bench.session.show([second.id])
+    bench.open("d")
+    assert bench.session.model(bench.session.model_name(first)) is None
+    assert bench.session.model(bench.session.model_name(second)) is not None
+
+
+def test_a_refusal_for_want_of_memory_names_what_other_panes_use() -> None:
+    bench = Bench(FakeModel(name="a"))
+    conversation = bench.ask("Hi", " Hello.\n\n")
+    bench.session.show([conversation.id])
+
+    def refuse(name: str, progress: object) -> FakeModel:
+        raise MemoryLimitError("big needs 9 GiB.")
+
+    bench.engine.open = refuse  # type: ignore[method-assign, assignment]
+    bench.open("big", conversation.id)
+    [failed] = bench.of(events.ModelFailed)
+    assert failed.reason == "big needs 9 GiB. Closing the panes that use a makes room, too."
+    assert bench.session.model_name(bench.session.load(conversation.id)) == "a"
+    assert bench.session.model_name(None) == "a"
 
 
 def test_deleting_can_be_undone(bench: Bench) -> None:
@@ -308,7 +404,8 @@ def test_an_edited_answer_keeps_the_ids_it_was_fed_with(bench: Bench) -> None:
     bench.ask("Again?", " Ada.\n\n", conversation.id)
     edited = bench.store.load(conversation.id).path()[1]
     assert bytes(edited.ids) == b"Assistant: I am Ada."
-    assert bench.session.kept(conversation.id) == {
+    conversation = bench.session.load(conversation.id)
+    assert bench.session.kept(conversation) == {
         turn.id for turn in bench.store.load(conversation.id).path()
     }
 
@@ -379,7 +476,7 @@ def test_a_model_for_raw_text_gets_no_system_prompt() -> None:
 
 def test_another_window_is_noticed_before_anything_is_built_on_its_turns(bench: Bench) -> None:
     conversation = bench.ask("One", " 1.\n\n")
-    other = Session(bench.store, FakeEngine(FakeModel()))
+    other = Session(bench.store, FakeEngine())
     other.load(conversation.id)
     other.send(conversation.id, "From the other window")
     with pytest.raises(ConflictError):
@@ -409,7 +506,8 @@ def test_an_answer_is_made_by_the_model_that_its_ids_are_of() -> None:
     generate = bench.engine.generate
 
     def spy(model: FakeModel, request: Request, listener: Listener) -> FakeJob:
-        bench.engine.model = FakeModel(name="second")
+        bench.engine.shelf["second"] = FakeModel(name="second")
+        bench.open("second")
         used.append(model.name)
         return generate(model, request, listener)
 
@@ -432,4 +530,4 @@ def test_other_choices_for_one_answer_leave_the_conversation_as_it_is(bench: Ben
     bench.session.send(conversation.id, "Go on", options=Options(max_tokens=3, template="raw"))
     assert bench.engine.jobs[-1].request.max_tokens == 3
     assert bench.fed().endswith(b"Hello.\n\nGo on")
-    assert bench.session.options(conversation.id) == Options()
+    assert bench.session.options(conversation.id) == Options(model="fake")

@@ -95,3 +95,16 @@ def test_folders_of_hugging_face_are_models(embedded: Path, tmp_path: Path) -> N
     assert inspect(catalog.find(other)).name == "elsewhere"
     with pytest.raises(CheckpointError, match="There is no model"):
         catalog.find(models_dir() / "empty")
+
+
+def test_a_model_is_named_so_that_it_is_found_from_any_folder(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded.write_bytes(b"x")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "m.pth").write_bytes(b"x")
+    assert catalog.lasting("embedded") == "embedded"
+    assert catalog.lasting("m.pth") == str(tmp_path / "here" / "m.pth")
+    for unknown in ("nothing", "~nobody-at-all/m.pth", "a\0b", "x" * 5000):
+        assert catalog.lasting(unknown) == unknown

@@ -109,7 +109,7 @@ def test_a_conversation_keeps_its_start(tmp_path: Path) -> None:
 
     desk = Desk(tmp_path / "desk", model, options)  # another window, whose default is no start
     assert desk.session.options(first.id).start == str(path)
-    assert desk.session.kept(first.id) == {turn.id for turn in more.path()}
+    assert desk.session.kept(desk.session.load(first.id)) == {turn.id for turn in more.path()}
     wanted = desk.ask("Why?", first.id).path()[-1].ids
     again = Desk(tmp_path / "other", model, options)  # read anew, with nothing kept
     again.session.configure(None, start=str(path))
@@ -120,7 +120,7 @@ def test_a_conversation_keeps_its_start(tmp_path: Path) -> None:
     again.close()
 
     path.unlink()
-    assert desk.session.kept(first.id) == set()
+    assert desk.session.kept(desk.session.load(first.id)) == set()
     desk.ask("Still there?", first.id)
     assert "is not there" in desk.failures[-1]
     desk.session.configure(first.id, start="")

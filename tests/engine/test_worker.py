@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from rwkv_chat.chat.ports import Request
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.tree import Finish
 from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
+from rwkv_chat.engine import generation
 from rwkv_chat.engine.model import Model
 from rwkv_chat.engine.native import NativeBackend
 from rwkv_chat.engine.pathkey import path_keys
@@ -61,7 +64,6 @@ def request(answer: Sequence[int] = ANSWER, generated: int = 0, max_tokens: int 
 
 def run(model: Model, wanted: Request, shelf: Shelf | None = None) -> Recorder:
     worker = Worker(OneModel(model), shelf)
-    worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
     worker.generate(model, wanted, recorder)
     assert recorder.ended.wait(30)
@@ -124,7 +126,6 @@ def test_two_conversations_do_not_mix(model: Model) -> None:
     other = replace(request(), path=(tuple(b"User: And the hills?\n\n"), ANSWER), seed=9)
     alone = [run(model, request()).ids, run(model, other).ids]
     worker = Worker(OneModel(model))
-    worker.open("tiny", lambda step, fraction: None)
     recorders = [Recorder() for _ in range(6)]
     for index, recorder in enumerate(recorders):
         worker.generate(model, (request(), other)[index % 2], recorder)
@@ -134,10 +135,65 @@ def test_two_conversations_do_not_mix(model: Model) -> None:
     worker.close()
 
 
+def test_answers_that_run_at_once_all_go_on(model: Model) -> None:
+    """The second one is through while the first one, which has no end, still runs."""
+    worker = Worker(OneModel(model))
+    first, second = Recorder(), Recorder()
+    endless = worker.generate(model, request(max_tokens=1_000_000), first)
+    assert first.began.wait(30)
+    worker.generate(model, request(), second)
+    assert second.ended.wait(30)
+    assert second.ids == run(model, request()).ids
+    assert not first.ended.is_set()
+    said = len(first.ids)
+    while len(first.ids) == said:
+        assert not first.ended.wait(0.01)
+    endless.cancel()
+    assert first.ended.wait(5)
+    worker.close()
+
+
+def test_the_time_of_others_does_not_make_the_pieces_of_reading_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each piece is read in no time, and between two of them others take ten seconds."""
+    clock = 0.0
+
+    class Reader:
+        def read(self, ids: Sequence[int], state: object) -> SimpleNamespace:
+            nonlocal clock
+            clock += 0.04
+            return SimpleNamespace(is_finite=True)
+
+    monkeypatch.setattr(generation.time, "monotonic", lambda: clock)
+    recorder = Recorder()
+    wanted = replace(request(), path=(tuple(range(1000)), ANSWER))
+    job = generation.Generation(Reader(), wanted, recorder)  # type: ignore[arg-type]
+    slices = job.run(["a", "b"], 0, None)
+    while recorder.prefill[-1:] != [(1000 + len(ANSWER),) * 2]:
+        next(slices)
+        clock += 10
+    read = [done for done, _ in recorder.prefill]
+    assert [after - before for before, after in pairwise([0, *read])][:4] == [16, 32, 64, 128]
+
+
+def test_a_failure_does_not_touch_the_answer_beside_it(model: Model) -> None:
+    worker = Worker(OneModel(model))
+    first, second = Recorder(), Recorder()
+    worker.generate(model, request(max_tokens=2000), first)
+    assert first.began.wait(30)
+    worker.generate(model, replace(request(), path=((-1,), ANSWER)), second)
+    assert second.ended.wait(30)
+    assert second.reason
+    assert first.ended.wait(30)
+    assert first.finish is Finish.LENGTH
+    assert first.ids[:60] == run(model, request()).ids
+    worker.close()
+
+
 def test_cancelling_keeps_what_there_is(model: Model) -> None:
     shelf = Shelf()
     worker = Worker(OneModel(model), shelf)
-    worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
     job = worker.generate(model, request(max_tokens=1_000_000), recorder)
     assert recorder.began.wait(30)
@@ -149,24 +205,23 @@ def test_cancelling_keeps_what_there_is(model: Model) -> None:
     assert end in shelf.kept
 
 
-def test_a_job_that_waits_can_be_cancelled_too(model: Model) -> None:
+def test_one_of_two_answers_is_cancelled_and_the_other_goes_on(model: Model) -> None:
     worker = Worker(OneModel(model))
-    worker.open("tiny", lambda step, fraction: None)
     first, second = Recorder(), Recorder()
-    running = worker.generate(model, request(max_tokens=1_000_000), first)
-    waiting = worker.generate(model, request(), second)
+    going_on = worker.generate(model, request(max_tokens=1_000_000), first)
+    cancelled = worker.generate(model, request(max_tokens=1_000_000), second)
     assert first.began.wait(30)
-    waiting.cancel()
-    running.cancel()
+    cancelled.cancel()
     assert second.ended.wait(5)
     assert second.finish is Finish.CANCELLED
-    assert second.ids == []
+    assert not first.ended.is_set()
+    going_on.cancel()
+    assert first.ended.wait(5)
     worker.close()
 
 
 def test_closing_ends_a_running_answer(model: Model) -> None:
     worker = Worker(OneModel(model))
-    worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
     worker.generate(model, request(max_tokens=1_000_000), recorder)
     assert recorder.began.wait(30)
@@ -188,7 +243,6 @@ def test_a_failing_keeper_costs_no_answer(model: Model, error: Exception) -> Non
             raise error
 
     worker = Worker(OneModel(model), Broken())
-    worker.open("tiny", lambda step, fraction: None)
     for seed in (1, 2):
         recorder = Recorder()
         worker.generate(model, replace(request(), seed=seed), recorder)
@@ -212,7 +266,6 @@ def test_nothing_keeps_the_thread_from_the_next_answer(model: Model) -> None:
             raise RuntimeError("the listener broke")
 
     worker = Worker(OneModel(model))
-    worker.open("tiny", lambda step, fraction: None)
     for wanted in (replace(request(), path=((-1,), ANSWER)), request()):
         rude = Rude()
         worker.generate(model, wanted, rude)
@@ -256,10 +309,9 @@ def test_a_failure_is_told_as_a_sentence(model: Model) -> None:
 
 def test_what_is_kept_is_known(model: Model) -> None:
     worker = Worker(OneModel(model), Shelf())
-    worker.open("tiny", lambda step, fraction: None)
     recorder = Recorder()
     worker.generate(model, request(), recorder)
     assert recorder.ended.wait(30)
-    assert worker.kept([QUESTION, (*ANSWER, *recorder.ids)]) == [True, True]
-    assert worker.kept([QUESTION, ANSWER]) == [True, False]
+    assert worker.kept(model, [QUESTION, (*ANSWER, *recorder.ids)]) == [True, True]
+    assert worker.kept(model, [QUESTION, ANSWER]) == [True, False]
     worker.close()

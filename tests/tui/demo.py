@@ -45,11 +45,11 @@ def build(kind: str) -> FakeSession:
     session = FakeSession(lambda text: re.findall(r"\S*\s*", ANSWER), step=0.03)
     if kind == "empty":
         return session
-    old = session.create("Names for a grey cat")
+    old = session.create(title="Names for a grey cat")
     session.fill(old.id, [(Role.USER, "Name my cat."), (Role.ASSISTANT, "Ash.")])
-    session.create("旅行の計画：京都と奈良")
-    session.create("[red]Markup[/red] \x1b[31mand escapes")
-    chat = session.create("How does a state work?")
+    session.create(title="旅行の計画：京都と奈良")
+    session.create(title="[red]Markup[/red] \x1b[31mand escapes")
+    chat = session.create(title="How does a state work?")
     session.fill(
         chat.id,
         [

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from rwkv_chat.chat import events
@@ -10,6 +10,7 @@ from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.ports import ModelChoice
 from rwkv_chat.chat.tree import Conversation, Finish, Role, Summary, Turn
 from rwkv_chat.errors import NotFoundError, UsageError
+from tests.fakes import FakeModel
 
 __all__ = ["FakeSession"]
 
@@ -30,8 +31,10 @@ class FakeSession:
         self.step = step
         self.held = False
         self.release = threading.Event()
-        self.model_name = model
-        self.fitting_template: str | None = "g1"
+        self.default = model or ""
+        self.loaded = {model: FakeModel(name=model, template="g1")} if model else {}
+        self.snapshots: set[str] = set()
+        self.shown: set[str] = set()
         self.choices = [
             ModelChoice("fake-0.1b", "12 layers, bf16, 380 MB", "/models/fake.st"),
             ModelChoice("fake-1.5b", "24 layers, q8, 1.6 GB", "/models/big.st"),
@@ -67,8 +70,25 @@ class FakeSession:
         return self._options.get(conversation_id, self._options[None])
 
     def busy(self, conversation_id: str) -> bool:
+        return bool(self.running(conversation_id))
+
+    def running(self, conversation_id: str) -> set[str]:
         with self._lock:
-            return conversation_id in self._cancel
+            known = self._store[conversation_id].turns
+            return set(self._cancel) & set(known)
+
+    def kept(self, conversation: Conversation) -> set[str]:
+        return self.snapshots & set(conversation.turns)
+
+    def show(self, conversation_ids: Iterable[str]) -> None:
+        self.shown = set(conversation_ids)
+
+    def model_name(self, conversation: Conversation | None) -> str:
+        chosen = self._options.get(conversation.id) if conversation is not None else None
+        return (chosen.model if chosen is not None else "") or self.default
+
+    def model(self, name: str) -> FakeModel | None:
+        return self.loaded.get(name)
 
     # writing
 
@@ -111,61 +131,66 @@ class FakeSession:
                 head = turn.id
             self._store[conversation_id] = replace(conversation, turns=known, head=head)
 
-    def create(self, title: str = "") -> Conversation:
+    def create(self, model: str = "", title: str = "") -> Conversation:
         number = next(self._ids)
         new = Conversation(f"c{number}", title, float(number), float(number), None)
         with self._lock:
             self._store[new.id] = new
+        self._options[new.id] = replace(self._options[None], model=model or self.default)
         self.emit(events.ConversationChanged(new.id))
         return new
 
-    def send(self, conversation_id: str | None, text: str) -> Conversation:
+    def send(
+        self, conversation_id: str | None, text: str, *, parent: str | None = None
+    ) -> Conversation:
         if not text.strip():
             raise UsageError("There is nothing to send; type a message first.")
         if conversation_id is None:
-            conversation_id = self.create(text.splitlines()[0][:60]).id
-        self._refuse_if_busy(conversation_id)
-        user = self.add(conversation_id, Role.USER, text)
+            conversation_id = self.create().id
+        if not self.load(conversation_id).title:
+            self.rename(conversation_id, text.splitlines()[0][:60])
+        at = parent or self.load(conversation_id).head
+        self._refuse_if_running(conversation_id, at)
+        user = self.add(conversation_id, Role.USER, text, parent=at)
         self._answer(conversation_id, user)
         return self.load(conversation_id)
 
-    def stop(self, conversation_id: str) -> None:
-        cancel = self._cancel.get(conversation_id)
-        if cancel is not None:
-            cancel.set()
-            self.release.set()
+    def stop(self, conversation_id: str, turn_id: str | None = None) -> None:
+        for turn in self.running(conversation_id):
+            if turn_id in (None, turn):
+                self._cancel[turn].set()
 
-    def continue_answer(self, conversation_id: str) -> None:
-        self._refuse_if_busy(conversation_id)
+    def continue_answer(self, conversation_id: str, turn_id: str | None = None) -> None:
         conversation = self.load(conversation_id)
-        head = conversation.turn(conversation.head or "")
+        head = conversation.turn(turn_id or conversation.head or "")
+        self._refuse_if_running(conversation_id, head.id)
         if not head.finish.can_continue:
             raise UsageError("The answer came to its own end; send a message to go on.")
         self._run(head, conversation.turn(head.parent or ""))
 
-    def regenerate(self, conversation_id: str, turn_id: str) -> None:
-        self._refuse_if_busy(conversation_id)
+    def regenerate(self, conversation_id: str, turn_id: str) -> Turn:
+        self._refuse_if_running(conversation_id, turn_id)
         turn = self.load(conversation_id).turn(turn_id)
         asked = turn.parent if turn.role is Role.ASSISTANT else turn.id
-        self._answer(conversation_id, self.load(conversation_id).turn(asked or ""))
+        return self._answer(conversation_id, self.load(conversation_id).turn(asked or ""))
 
-    def edit(self, conversation_id: str, turn_id: str, text: str) -> None:
-        self._refuse_if_busy(conversation_id)
+    def edit(self, conversation_id: str, turn_id: str, text: str) -> Turn:
+        self._refuse_if_running(conversation_id, turn_id)
         turn = self.load(conversation_id).turn(turn_id)
         sibling = self.add(conversation_id, turn.role, text, parent=turn.parent)
         if turn.role is Role.USER:
-            self._answer(conversation_id, sibling)
+            return self._answer(conversation_id, sibling)
         self.emit(events.ConversationChanged(conversation_id))
+        return sibling
 
     def fork(self, conversation_id: str, turn_id: str) -> Conversation:
         source = self.load(conversation_id)
-        new = self.create(f"{source.title} (fork)")
+        new = self.create(title=f"{source.title} (fork)")
         self.fill(new.id, [(turn.role, turn.text) for turn in source.path(turn_id)])
         self.emit(events.ConversationChanged(new.id))
         return self.load(new.id)
 
     def select(self, conversation_id: str, turn_id: str) -> None:
-        self._refuse_if_busy(conversation_id)
         with self._lock:
             conversation = self._store[conversation_id]
             leaf = conversation.newest_leaf(turn_id)
@@ -199,15 +224,22 @@ class FakeSession:
     def models(self) -> list[ModelChoice]:
         return self.choices
 
-    def open_model(self, name: str) -> None:
+    def open_model(self, name: str, conversation_id: str | None = None) -> None:
         self.opened.append(name)
-        self.model_name = name
+        self.default = name
+        if conversation_id is not None:
+            self.configure(conversation_id, model=name)
         self.emit(events.ModelLoading(name, "reading tensors", 0.5))
-        self.emit(events.ModelReady(name, "fake", 2_400_000))
+        self.finish_loading(name)
+
+    def finish_loading(self, name: str, state_bytes: int = 2_400_000) -> None:
+        self.loaded[name] = FakeModel(name=name, template="g1", state_bytes=state_bytes)
+        self.emit(events.ModelReady(name, "fake", state_bytes))
 
     def close(self) -> None:
-        for conversation in list(self._cancel):
-            self.stop(conversation)
+        for cancel in list(self._cancel.values()):
+            cancel.set()
+        self.release.set()
         for thread in self._threads:
             thread.join(5)
 
@@ -219,24 +251,25 @@ class FakeSession:
             turns = {**conversation.turns, turn.id: turn}
             self._store[turn.conversation] = replace(conversation, turns=turns)
 
-    def _refuse_if_busy(self, conversation_id: str) -> None:
-        if self.busy(conversation_id):
+    def _refuse_if_running(self, conversation_id: str, turn_id: str | None) -> None:
+        if turn_id in self.running(conversation_id):
             raise UsageError("An answer is still running here; stop it first.")
 
-    def _answer(self, conversation_id: str, asked: Turn) -> None:
+    def _answer(self, conversation_id: str, asked: Turn) -> Turn:
         turn = self.add(
             conversation_id,
             Role.ASSISTANT,
             "",
             parent=asked.id,
             finish=Finish.PARTIAL,
-            model=self.model_name or "",
+            model=self.model_name(self.load(conversation_id)),
         )
         self._run(turn, asked)
+        return turn
 
     def _run(self, turn: Turn, asked: Turn) -> None:
         cancel = threading.Event()
-        self._cancel[turn.conversation] = cancel
+        self._cancel[turn.id] = cancel
         self.emit(events.ConversationChanged(turn.conversation))
         thread = threading.Thread(target=self._stream, args=(turn, asked.text, cancel), daemon=True)
         self._threads.append(thread)
@@ -256,10 +289,11 @@ class FakeSession:
             )
             self._put(turn)
             self.emit(events.AnswerGrew(turn.conversation, turn.id, turn.text, len(turn.ids), 41.7))
-            if self.held and number == done:
-                self.release.wait(20)
+            while self.held and number == done and not cancel.is_set():
+                if self.release.wait(0.01):
+                    break
         turn = replace(turn, finish=finish)
         self._put(turn)
         with self._lock:
-            self._cancel.pop(turn.conversation, None)
+            self._cancel.pop(turn.id, None)
         self.emit(events.AnswerFinished(turn.conversation, turn))

@@ -35,7 +35,7 @@ async def take(size: tuple[int, int], name: str) -> None:
     with open_session(Settings(), options) as session:
         app = ChatApp(session, fresh=True, on_painted=lambda: session.open_model(EMBEDDED))
         async with app.run_test(size=size) as pilot:
-            while session.model_name is None:
+            while session.model(EMBEDDED) is None:
                 await pilot.pause(0.1)
             await say(pilot, app, "Hi! Who are you?")
             await say(pilot, app, "Tell me a story about a cat.")

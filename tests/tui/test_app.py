@@ -25,7 +25,7 @@ from tests.tui.helpers import asynchronous, running, screen_text, settled
 def one_exchange(session: FakeSession | None = None) -> FakeSession:
     """A session with one conversation of two turns."""
     session = session or FakeSession()
-    chat = session.create("First")
+    chat = session.create(title="First")
     session.fill(chat.id, [(Role.USER, "question"), (Role.ASSISTANT, "answer")])
     return session
 
@@ -142,7 +142,7 @@ async def test_escape_leaves_editing_and_gives_the_draft_back() -> None:
     async with running(one_exchange()) as (app, pilot):
         await pilot.press(*"draft", "alt+e", "x", "escape")
         assert app.composer.text == "draft"
-        assert app.editing is None
+        assert app.pane.editing is None
         assert path(app) == ["question", "answer"]
 
 
@@ -279,7 +279,7 @@ async def test_choices_of_new_conversations_are_remembered() -> None:
 async def test_a_model_is_remembered_once_it_is_ready() -> None:
     session, told = FakeSession(), []
     open_model = session.open_model
-    session.open_model = session.opened.append  # type: ignore[method-assign]
+    session.open_model = lambda name, conversation: session.opened.append(name)  # type: ignore[method-assign, misc]
     async with running(session, remember=lambda **choices: told.append(choices)) as (app, pilot):
 
         async def choose() -> None:
@@ -385,7 +385,7 @@ async def test_quit_keeps_a_running_answer_and_asks_once_about_a_draft() -> None
 async def test_a_failure_is_a_sentence_and_the_text_stays() -> None:
     session = FakeSession()
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise StoreFullError("The disk is full; free some space. [bold]\x1b[1m")
 
     session.send = full  # type: ignore[method-assign, assignment]
@@ -402,6 +402,7 @@ async def test_a_failure_is_a_sentence_and_the_text_stays() -> None:
 @asynchronous
 async def test_sending_waits_for_the_model_and_keys_work_meanwhile() -> None:
     session = FakeSession(model=None)
+    session.default = "big"
     session._stream = lambda *_: None  # type: ignore[method-assign]
     async with running(session) as (app, pilot):
         session.emit(events.ModelLoading("big", "reading tensors", 0.42))
@@ -410,21 +411,22 @@ async def test_sending_waits_for_the_model_and_keys_work_meanwhile() -> None:
         await pilot.press(*"hello", "enter")
         await pilot.pause()
         assert path(app)[0] == "hello"
-        session.emit(events.ModelReady("big", "", 1))
+        session.finish_loading("big", 1)
         await pilot.press(*"more")
         await pilot.pause()
         assert app.composer.text == "more"
-        assert "big" in screen_text(app)
+        assert "big · f32" in screen_text(app)
 
 
 @asynchronous
 async def test_what_happens_before_the_first_paint_is_not_missed() -> None:
     session = FakeSession(model=None)
+    session.default = "early"
     app = ChatApp(session)  # type: ignore[arg-type]
-    session.emit(events.ModelReady("early", "", 203_000))
+    session.finish_loading("early", 203_000)
     async with app.run_test(size=(100, 20)) as pilot:
         await pilot.pause()
-        assert "early · state 203 kB" in screen_text(app)
+        assert "early · f32 · state 203 kB" in screen_text(app)
 
 
 @asynchronous
@@ -440,9 +442,9 @@ async def test_letters_typed_in_the_transcript_begin_a_message() -> None:
 @asynchronous
 async def test_a_failed_answer_says_why_and_can_be_continued() -> None:
     session = one_exchange()
+    chat = session.conversations()[0].id
+    turn = session.add(chat, Role.ASSISTANT, "half", finish=Finish.ERROR)
     async with running(session) as (app, pilot):
-        chat = app.current or ""
-        turn = session.add(chat, Role.ASSISTANT, "half", finish=Finish.ERROR)
         session.emit(events.AnswerFailed(chat, turn.id, "The model produced NaN."))
         await pilot.pause()
         text = screen_text(app)
@@ -453,7 +455,7 @@ async def test_a_failed_answer_says_why_and_can_be_continued() -> None:
 @asynchronous
 async def test_events_of_other_conversations_do_not_disturb() -> None:
     session = one_exchange()
-    other = session.create("Other")
+    other = session.create(title="Other")
     session.fill(other.id, [(Role.USER, "there")])
     async with running(session) as (app, pilot):
         app.open_conversation(session.conversations()[-1].id)
@@ -471,7 +473,7 @@ async def test_events_of_other_conversations_do_not_disturb() -> None:
 )
 async def test_hostile_titles_and_turns_are_shown_literally(title: str) -> None:
     session = FakeSession()
-    chat = session.create(title)
+    chat = session.create(title=title)
     session.fill(chat.id, [(Role.USER, title), (Role.ASSISTANT, f"{title}\n```\n{title}\n```")])
     session.label(chat.id, session.load(chat.id).head or "", title)
     async with running(session) as (app, pilot):
@@ -500,7 +502,7 @@ async def test_every_theme_can_be_worn() -> None:
 @asynchronous
 async def test_scrolling_with_the_wheel_lets_go_of_the_end_and_finds_it_again() -> None:
     session = FakeSession()
-    chat = session.create("x")
+    chat = session.create(title="x")
     session.fill(chat.id, [(Role.ASSISTANT, "\n".join(f"line {n}" for n in range(200)))])
     async with running(session, size=(80, 20)) as (app, pilot):
         await pilot.pause()
@@ -550,3 +552,20 @@ async def test_the_list_leaves_when_the_window_shrinks_and_comes_back() -> None:
         await pilot.resize_terminal(120, 40)
         await settled(app, pilot)
         assert sidebar.display
+
+
+@asynchronous
+@pytest.mark.parametrize("key", ["f2", "ctrl+l", "ctrl+g"])
+async def test_enter_twice_in_a_dialog_is_enter_once(key: str) -> None:
+    async with running(one_exchange()) as (app, pilot):
+        await pilot.press(key)
+        await pilot.pause()
+        field = app.screen.query(Input).first() if key != "ctrl+l" else None
+        for _ in range(2):
+            if field is not None:
+                field.post_message(Input.Submitted(field, "7"))
+            else:
+                app.screen.query_one(OptionList).action_select()
+        await pilot.pause()
+        assert app.is_running
+        assert len(app.screen_stack) == 1

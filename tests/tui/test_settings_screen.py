@@ -15,7 +15,7 @@ from tests.tui.helpers import asynchronous, running, screen_text
 
 def one_exchange() -> FakeSession:
     session = FakeSession()
-    chat = session.create("First")
+    chat = session.create(title="First")
     session.fill(chat.id, [(Role.USER, "question"), (Role.ASSISTANT, "answer")])
     return session
 

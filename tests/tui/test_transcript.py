@@ -34,7 +34,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def long_session(turns: int, lines: int) -> FakeSession:
     session = FakeSession()
-    chat = session.create("long")
+    chat = session.create(title="long")
     session.fill(
         chat.id,
         [
@@ -68,7 +68,7 @@ async def test_one_turn_of_a_hundred_thousand_lines_streams_at_the_cost_of_its_t
     built: list[int],
 ) -> None:
     session = FakeSession()
-    chat = session.create("long")
+    chat = session.create(title="long")
     session.fill(chat.id, [(Role.USER, "go")])
     turn = session.add(chat.id, Role.ASSISTANT, "", finish=Finish.PARTIAL)
     session._cancel[chat.id] = __import__("threading").Event()
@@ -90,7 +90,7 @@ async def test_one_turn_of_a_hundred_thousand_lines_streams_at_the_cost_of_its_t
 @asynchronous
 async def test_what_one_reads_does_not_move_while_the_answer_grows() -> None:
     session = FakeSession(lambda text: [f"new line {n}\n\n" for n in range(100)], step=0.002)
-    chat = session.create("x")
+    chat = session.create(title="x")
     session.fill(chat.id, [(Role.USER, "q"), (Role.ASSISTANT, "\n".join(map(str, range(300))))])
     async with running(session) as (app, pilot):
         await pilot.press("x", "enter")
@@ -218,7 +218,7 @@ async def test_copying_uses_one_sequence_and_only_for_a_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session = FakeSession()
-    chat = session.create("x")
+    chat = session.create(title="x")
     session.fill(
         chat.id, [(Role.ASSISTANT, "Try\n\n```sh\nls -l\n```\nand\n```py\nx = 1\ny = 2\n```\nbye")]
     )
@@ -239,7 +239,7 @@ async def test_text_marked_with_the_mouse_is_copied_by_ctrl_c(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session = FakeSession()
-    chat = session.create("x")
+    chat = session.create(title="x")
     session.fill(chat.id, [(Role.USER, "漢字 first line\nsecond line\nthird line")])
     sent: list[str] = []
     monkeypatch.setattr(ChatApp, "copy_text", lambda self, text, what: sent.append(text))

@@ -34,5 +34,6 @@ class AskScreen(ModalScreen[str | None]):
             yield Input(self._value, placeholder=self._placeholder, select_on_focus=True)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Done."""
-        self.dismiss(event.value)
+        """Done; a second Enter may have come before the dialog was gone."""
+        if self.is_current:
+            self.dismiss(event.value)

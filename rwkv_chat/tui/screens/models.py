@@ -55,5 +55,6 @@ class ModelsScreen(ModalScreen[str | None]):
             self.query_one(OptionList).highlighted = names.index(self._current)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Done."""
-        self.dismiss(self._models[event.option_index].name)
+        """Done; a second Enter may have come before the dialog was gone."""
+        if self.is_current:
+            self.dismiss(self._models[event.option_index].name)

@@ -183,7 +183,8 @@ class SettingsScreen(ModalScreen[Options | None]):
             message.add_class("-shown")
             message.scroll_visible()
             return
-        self.dismiss(options)
+        if self.is_current:  # a second Enter may have come before the dialog was gone
+            self.dismiss(options)
 
     def _texts(self, choice: str) -> dict[str, str]:
         """The parts of a template as the form shows them."""

@@ -12,7 +12,10 @@ from rwkv_chat.chat.tree import Summary
 from rwkv_chat.text.display import one_line
 from rwkv_chat.tui.messages import Opened
 
-__all__ = ["Sidebar"]
+__all__ = ["WIDTH", "Sidebar"]
+
+WIDTH = 32
+"""Columns that it takes beside the panes; the style sheet gives them."""
 
 _TITLE = 80
 
@@ -24,24 +27,33 @@ class Sidebar(OptionList):
         Binding("n", "app.new_chat", "New conversation", id="sidebar.new"),
         Binding("r", "app.rename", "Rename", id="sidebar.rename"),
         Binding("d,delete", "app.delete", "Delete", id="sidebar.delete"),
+        Binding("p", "app.open_pane", "Open in a pane beside", id="sidebar.pane"),
         Binding("u", "app.undelete", "Bring back the last deleted", id="sidebar.undelete"),
     ]
 
     def __init__(self) -> None:
         super().__init__(markup=False, compact=True)
         self.border_title = "Conversations"
-        self._shown: list[tuple[str, str, bool, bool]] = []
+        self._shown: list[tuple[str, str, bool, bool, bool]] = []
 
     def show(
-        self, conversations: Sequence[Summary], current: str | None, running: Collection[str]
+        self,
+        conversations: Sequence[Summary],
+        current: str | None,
+        running: Collection[str],
+        beside: Collection[str | None],
     ) -> None:
-        """Show these conversations; the highlight stays on the one it was on."""
+        """Show these conversations; the highlight stays on the one it was on.
+
+        `current` is in the focused pane, `beside` are those in any pane.
+        """
         shown = [
             (
                 summary.id,
                 one_line(summary.title, _TITLE) or "New conversation",
                 summary.id == current,
                 summary.id in running,
+                summary.id in beside,
             )
             for summary in conversations
         ]
@@ -71,6 +83,6 @@ class Sidebar(OptionList):
             self.post_message(Opened(event.option_id))
 
 
-def _prompt(_id: str, title: str, current: bool, running: bool) -> Content:
-    mark = "● " if running else "▸ " if current else "  "
+def _prompt(_id: str, title: str, current: bool, running: bool, beside: bool) -> Content:
+    mark = "● " if running else "▸ " if current else "▹ " if beside else "  "
     return Content.assemble((mark, "$primary"), (title, "bold" if current else ""))

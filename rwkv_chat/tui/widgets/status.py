@@ -21,9 +21,11 @@ class Status:
     doing: str = ""
     mood: str = ""
     model: str = ""
+    weights: str = ""
     speed: float = 0.0
     tokens: int = 0
     state_bytes: int = 0
+    kept: bool = False
     hint: str = ""
 
 
@@ -62,13 +64,16 @@ class StatusLine(Widget):
         status = self.status
         facts = []
         if status.model:
-            facts.append((3, status.model))
+            facts.append((4, status.model))
+        if status.weights:
+            facts.append((1, status.weights))
         if status.speed >= 0.05:
-            facts.append((2, f"{status.speed:.{0 if status.speed >= 20 else 1}f} tok/s"))
+            facts.append((3, f"{status.speed:.{0 if status.speed >= 20 else 1}f} tok/s"))
         if status.tokens:
-            facts.append((1, f"{status.tokens:,} tokens"))
+            facts.append((2, f"{status.tokens:,} tokens"))
         if status.state_bytes:
-            facts.append((1, f"state {bytes_text(status.state_bytes)}"))
+            saved = " ◆ saved" if status.kept else ""
+            facts.append((2, f"state {bytes_text(status.state_bytes)}{saved}"))
         if status.hint:
             facts.append((0, status.hint))
         left = cell_len(status.doing)

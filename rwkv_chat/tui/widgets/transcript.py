@@ -20,7 +20,7 @@ from rwkv_chat.tui.entry import GAP, Entry, Live
 from rwkv_chat.tui.looks import blend
 from rwkv_chat.tui.markdown.lines import Line
 from rwkv_chat.tui.marking import marked_text, with_mark
-from rwkv_chat.tui.messages import StepSibling, Typed
+from rwkv_chat.tui.messages import Descend, StepSibling, Typed
 from rwkv_chat.tui.timeline import timeline
 
 __all__ = ["Transcript"]
@@ -152,6 +152,8 @@ class Transcript(ScrollView, can_focus=True):
             self._scroll(min(top + page, end - rows))
         elif by < 0 and begin < top:
             self._scroll(max(top - page, begin))
+        elif by > 0 and self._order[at].row.below:
+            self.post_message(Descend())
         else:
             self.select(ids[max(0, min(len(ids) - 1, at + by))])
 
