@@ -1,4 +1,5 @@
-// As q8_matmul_avx512.h and rows_avx2.cpp. A tile is 4 rows x up to 2 tokens.
+// As q8_matmul_avx512.h and rows_avx2.cpp. A tile is 4 rows x up to 2 tokens; for one token its rows
+// follow one another.
 
 #include "lanes_avx2.h"
 #include "operations.h"
@@ -54,24 +55,39 @@ __m256i load_bytes(const unsigned char* p, size_t count) {
     return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 
-// Columns [start, start + columns) of the sums; those of the first chunk are stored, others added.
-// kTail: the columns are no multiple of a step; see matmul_avx2.cpp.
-template <int kT, bool kTail>
-void multiply_tile(const Matrix& w, size_t row, size_t valid, const Rounded& x, size_t start,
-                   size_t columns, float* y, size_t y_stride) {
-    // Rows past the end repeat the last one; their sums are not stored.
-    const unsigned char* rows[kRows];
-    const unsigned char* scales[kRows];
-    for (size_t r = 0; r < kRows; ++r) {
-        const size_t own = row + (r < valid ? r : valid - 1);
-        rows[r] = row_of(w, own) + start;
-        scales[r] = scales_of(w, own) + start / kGroup * sizeof(float);
+// One row and one token: rows one after the other are one stream, which the hardware follows.
+template <bool kTail>
+__m256 multiply_row(const unsigned char* row, const unsigned char* scales, const int16_t* units,
+                    size_t columns) {
+    __m256 sum = _mm256_setzero_ps();
+    for (size_t begin = 0; begin < columns; begin += kGroup) {
+        const size_t end = columns - begin < kGroup ? columns : begin + kGroup;
+        __m256i dot = _mm256_setzero_si256();
+        prefetch(row + begin + kAhead);
+        prefetch(row + begin + kAhead + 64);
+        const auto multiply = [&](size_t j, size_t count) {
+            const __m256i xs = _mm256_load_si256(reinterpret_cast<const __m256i*>(units + j));
+            dot = _mm256_add_epi32(dot, _mm256_madd_epi16(load_bytes(row + j, count), xs));
+        };
+        size_t j = begin;
+        for (; j + kStep <= end; j += kStep) multiply(j, kStep);
+        if constexpr (kTail) {
+            if (j < end) multiply(j, end - j);
+        }
+        const __m256 scale = _mm256_set1_ps(load_scale(scales, begin / kGroup));
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum);
     }
-    __m256 sums[kRows][kT];
+    return sum;
+}
+
+// Rows together and kT tokens.
+template <int kT, bool kTail>
+void multiply_together(const unsigned char* const* rows, const unsigned char* const* scales,
+                       const Rounded& x, size_t stride, size_t columns, __m256 (&sums)[kRows][kT]) {
     for (size_t r = 0; r < kRows; ++r) {
         for (int t = 0; t < kT; ++t) sums[r][t] = _mm256_setzero_ps();
     }
-    const size_t ahead = kRows * w.columns;
+    const size_t ahead = kRows * stride;
     for (size_t begin = 0; begin < columns; begin += kGroup) {
         const size_t end = columns - begin < kGroup ? columns : begin + kGroup;
         __m256i dots[kRows][kT];
@@ -104,6 +120,29 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const Rounded& x, 
                 sums[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[r][t]), scale, sums[r][t]);
             }
         }
+    }
+}
+
+// Columns [start, start + columns) of the sums; those of the first chunk are stored, others added.
+// kTail: the columns are no multiple of a step; see matmul_avx2.cpp.
+template <int kT, bool kTail>
+void multiply_tile(const Matrix& w, size_t row, size_t valid, const Rounded& x, size_t start,
+                   size_t columns, float* y, size_t y_stride) {
+    // Rows past the end repeat the last one; their sums are not stored.
+    const unsigned char* rows[kRows];
+    const unsigned char* scales[kRows];
+    for (size_t r = 0; r < kRows; ++r) {
+        const size_t own = row + (r < valid ? r : valid - 1);
+        rows[r] = row_of(w, own) + start;
+        scales[r] = scales_of(w, own) + start / kGroup * sizeof(float);
+    }
+    __m256 sums[kRows][kT];
+    if constexpr (kT == 1) {
+        for (size_t r = 0; r < kRows; ++r) {
+            sums[r][0] = multiply_row<kTail>(rows[r], scales[r], x.units[0], columns);
+        }
+    } else {
+        multiply_together<kT, kTail>(rows, scales, x, w.columns, columns, sums);
     }
     const __m128i stored = _mm256_castsi256_si128(mask_of(valid));
 #pragma GCC unroll 2
