@@ -21,6 +21,20 @@ std::size_t block_rows(const Matrix& matrix) {
 
 std::size_t blocks_of(const Matrix& matrix) { return divide_up(matrix.rows, block_rows(matrix)); }
 
+template <class Product>
+std::size_t count_blocks(const Product* products, std::size_t count) {
+    std::size_t blocks = 0;
+    for (std::size_t p = 0; p < count; ++p) blocks += blocks_of(*products[p].matrix);
+    return blocks;
+}
+
+// The product that the `block`-th block of all belongs to; `block` becomes its number in there.
+template <class Product>
+const Product* find_product(const Product* products, std::size_t& block) {
+    for (std::size_t own; block >= (own = blocks_of(*products->matrix)); ++products) block -= own;
+    return products;
+}
+
 }  // namespace
 
 Step::Step(const Spec& spec, const ModelWeights& weights, const Kernels& kernels, ThreadPool& pool,
@@ -44,6 +58,7 @@ void Step::forward(const std::uint32_t* ids, std::size_t rows, const std::vector
         // The last, because its size says that the others are large enough.
         run_of_.resize(rows);
     }
+    loop_ = 0;
     rows_ = rows;
     ids_ = ids;
     runs_ = &runs;
@@ -99,12 +114,27 @@ void Step::keep(std::size_t state_offset) {
     }
 }
 
+void Step::announce(const Product* products, std::size_t count) {
+    const std::size_t threads = pool_.size();
+    if (starts_.size() == loop_ * threads) {
+        const std::size_t blocks = count_blocks(products, count);
+        for (std::size_t thread = 0; thread < threads; ++thread) {
+            std::size_t block = pool_.first_item(thread, blocks);
+            const Matrix& matrix = *find_product(products, block)->matrix;
+            starts_.push_back(row_of(matrix, block * block_rows(matrix)));
+        }
+    }
+    ++loop_;
+    const std::size_t next = loop_ * threads < starts_.size() ? loop_ * threads : 0;
+    for (std::size_t thread = 0; thread < threads; ++thread) {
+        pool_.expect(thread, starts_[next + thread]);
+    }
+}
+
 void Step::multiply(const Product* products, std::size_t count) {
-    std::size_t blocks = 0;
-    for (std::size_t p = 0; p < count; ++p) blocks += blocks_of(*products[p].matrix);
-    pool_.run(blocks, [&](std::size_t block) {
-        const Product* p = products;
-        for (std::size_t own; block >= (own = blocks_of(*p->matrix)); ++p) block -= own;
+    announce(products, count);
+    pool_.run(count_blocks(products, count), [&](std::size_t block) {
+        const Product* p = find_product(products, block);
         const std::size_t first = block * block_rows(*p->matrix);
         const std::size_t last = std::min(first + block_rows(*p->matrix), p->matrix->rows);
         kernels_.matmul(*p->matrix, first, last, p->x, p->x_stride, rows_, p->y, p->y_stride);
@@ -196,6 +226,8 @@ void Step::project() {
     }
     if (wanted.empty()) return;
     constexpr std::size_t kHeadRows = 64;
+    const Product whole{&weights_.head, nullptr, 0, nullptr, 0, Finish::none};
+    announce(&whole, 1);
     pool_.run(divide_up(v, kHeadRows), [&](std::size_t block) {
         const std::size_t first = block * kHeadRows;
         const std::size_t last = std::min(first + kHeadRows, v);

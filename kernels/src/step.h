@@ -85,6 +85,9 @@ protected:
     Vector hidden_;      // [rows, F]
 
 private:
+    // A loop begins that reads these matrices: the threads learn where they will begin to read in the
+    // loop after it, from an earlier call of forward.
+    void announce(const Product* products, std::size_t count);
     void embed();
     void find_active(std::size_t row);
     void project();
@@ -94,6 +97,8 @@ private:
     std::size_t parts() const { return divide_up(spec_.hidden, kPart); }
 
     const std::size_t mixes_;
+    std::size_t loop_ = 0;                      // of this call of forward
+    std::vector<const unsigned char*> starts_;  // [loops, threads]: where a thread begins to read
     std::atomic<std::uint64_t> active_channels_{0};
     std::vector<std::size_t> run_of_;         // [rows]
     Vector mixed_;                            // [mixes][rows, D]
