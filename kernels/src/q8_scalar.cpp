@@ -57,7 +57,7 @@ void matmul_q8(const Matrix& w, size_t first, size_t last, const float* x, size_
     }
 }
 
-void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
+void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t, const float* x, size_t first,
                  size_t last, float* y) {
     for (size_t start = first; start < last;) {
         const size_t group = start / kGroup;

@@ -6,12 +6,13 @@
 #include <emmintrin.h>
 #endif
 
+#include "elements.h"
+
 namespace rwkv {
 namespace {
 
 constexpr int kSpins = 2000;
 constexpr std::uint64_t kPart = 0xFFFFFF;
-constexpr std::size_t kLine = 64;
 constexpr std::size_t kExpectedBytes = 8192;
 
 void pause_briefly() {
@@ -36,12 +37,6 @@ bool take(std::atomic<std::uint64_t>& range, bool first, std::size_t& item) {
                                           std::memory_order_acquire));
     item = first ? begin_of(left) : end_of(less);
     return true;
-}
-
-// A prefetch needs no permission to read, so the memory may end earlier.
-void ask_for(const unsigned char* memory) {
-    if (memory == nullptr) return;
-    for (std::size_t i = 0; i < kExpectedBytes; i += kLine) __builtin_prefetch(memory + i, 0, 2);
 }
 
 }  // namespace
@@ -83,7 +78,9 @@ void ThreadPool::work(std::size_t thread) {
             wake_caller_.notify_one();
         }
     }
-    ask_for(shares_[thread].expected.load(std::memory_order_relaxed));
+    if (const auto* expected = shares_[thread].expected.load(std::memory_order_relaxed)) {
+        ask_for(expected, kExpectedBytes);
+    }
 }
 
 void ThreadPool::run_shared(std::size_t count, Call call, const void* context) {

@@ -81,7 +81,7 @@ void test_sum_rows(const Kernels& kernels, Random& random) {
     }
     const std::vector<float> start = random.floats(columns);
     std::vector<float> y = start;
-    kernels.sum_rows(w.get(), active.data(), active.size(), x.data(), 0, columns, y.data());
+    kernels.sum_rows(w.get(), active.data(), active.size(), 0, x.data(), 0, columns, y.data());
     for (std::size_t c = 0; c < columns; ++c) {
         double sum = 0;
         double magnitude = 0;
@@ -96,10 +96,15 @@ void test_sum_rows(const Kernels& kernels, Random& random) {
         CHECK(std::fabs(y[c] - sum) <= bound, "%s: %g is not %g", kernels.name, y[c], sum);
     }
     std::vector<float> split = start;
+    std::vector<std::uint32_t> more_rows = active;
+    for (std::size_t i = random.below(40); i > 0; --i) {
+        more_rows.push_back(static_cast<std::uint32_t>(random.below(rows)));
+    }
     for (std::size_t c = 0; c < columns;) {
         const std::size_t end = random.below(2) == 0 ? std::min(c + 64, columns)
                                                      : random.between(c + 1, columns);
-        kernels.sum_rows(w.get(), active.data(), active.size(), x.data(), c, end, split.data());
+        kernels.sum_rows(w.get(), more_rows.data(), active.size(), more_rows.size() - active.size(),
+                         x.data(), c, end, split.data());
         c = end;
     }
     CHECK(std::memcmp(split.data(), y.data(), columns * sizeof(float)) == 0,

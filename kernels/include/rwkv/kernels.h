@@ -87,8 +87,9 @@ struct Kernels {
                    size_t tokens, float* y, size_t y_stride);
 
     // y[c] = sum over i < count, in order, of x[rows[i]] * w[rows[i], c] for c in [first, last).
-    void (*sum_rows)(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
-                     size_t first, size_t last, float* y);
+    // The `following` rows behind them in `rows` are needed next; they change nothing but the time.
+    void (*sum_rows)(const Matrix& w, const uint32_t* rows, size_t count, size_t following,
+                     const float* x, size_t first, size_t last, float* y);
 
     // y = (x - mean) / sqrt(variance + eps) * weight + bias over n elements; y may be x.
     void (*layer_norm)(const float* x, const float* weight, const float* bias, size_t n, float eps,
