@@ -56,7 +56,7 @@ private:
     PyThreadState* thread_;
 };
 
-// A borrowed C-contiguous array of float32, uint16 or int8, kept alive; it may be read-only and
+// A borrowed C-contiguous array of float32, uint16, int8 or uint8, kept alive; it may be read-only and
 // unaligned.
 class Buffer {
 public:
@@ -73,9 +73,11 @@ public:
             weights_ = rwkv::Weights::bf16;
         } else if (format == "b" && view_.itemsize == 1) {
             weights_ = rwkv::Weights::q8;
+        } else if (format == "B" && view_.itemsize == 1) {
+            weights_ = view_.ndim == 3 ? rwkv::Weights::q4 : rwkv::Weights::q4_rows;
         } else {
             PyBuffer_Release(&view_);
-            refuse(name + " must be an array of float32 (or for weights uint16 as bfloat16, or int8).");
+            refuse(name + " must be an array of float32 (or for weights uint16 as bfloat16, int8, or uint8).");
         }
     }
     ~Buffer() {

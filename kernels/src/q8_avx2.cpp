@@ -1,9 +1,8 @@
 // As q8_matmul_avx512.h and rows_avx2.cpp. A tile is 4 rows x up to 2 tokens; for one token its rows
 // follow one another.
 
-#include "lanes_avx2.h"
 #include "operations.h"
-#include "q8.h"
+#include "units_avx2.h"
 
 namespace rwkv::avx2 {
 namespace {
@@ -18,19 +17,6 @@ struct Rounded {
     alignas(32) int16_t units[kTokens][kChunk];
     Unit unit[kTokens];
 };
-
-Unit unit_of(const float* x, size_t n) {
-    const __m256i magnitude = _mm256_set1_epi32(static_cast<int>(kMagnitude));
-    __m256i largest = _mm256_setzero_si256();
-    for (size_t i = 0; i < n; i += kLanes) {
-        const __m256i values = _mm256_castps_si256(_mm256_maskload_ps(x + i, mask_of(n - i)));
-        largest = _mm256_max_epu32(largest, _mm256_and_si256(values, magnitude));
-    }
-    alignas(32) uint32_t lanes[kLanes];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), largest);
-    for (const uint32_t lane : lanes) lanes[0] = lane > lanes[0] ? lane : lanes[0];
-    return unit_for(lanes[0]);
-}
 
 void round_units(const float* x, size_t n, float inverse, int16_t* units) {
     const __m256 factor = _mm256_set1_ps(inverse);
@@ -159,7 +145,7 @@ template <int kT>
 void multiply_rows(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
                    float* y, size_t y_stride) {
     Rounded rounded;
-    for (int t = 0; t < kT; ++t) rounded.unit[t] = unit_of(x + t * x_stride, w.columns);
+    for (int t = 0; t < kT; ++t) rounded.unit[t] = unit_of<kBitsQ8>(x + t * x_stride, w.columns);
     for (size_t start = 0; start < w.columns; start += kChunk) {
         const size_t columns = w.columns - start < kChunk ? w.columns - start : kChunk;
         for (int t = 0; t < kT; ++t) {

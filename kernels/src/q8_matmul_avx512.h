@@ -3,8 +3,7 @@
 // token its rows follow one another.
 #pragma once
 
-#include "lanes_avx512.h"
-#include "q8.h"
+#include "units_avx512.h"
 
 namespace rwkv {
 namespace {
@@ -26,17 +25,6 @@ inline __m512i add_products(__m512i sum, __m512i a, __m512i b) {
 #else
     return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
 #endif
-}
-
-inline Unit unit_of(const float* x, size_t n) {
-    const __m512i magnitude = _mm512_set1_epi32(static_cast<int>(kMagnitude));
-    __m512i largest = _mm512_setzero_si512();
-    for (size_t i = 0; i < n; i += kLanes) {
-        const __mmask16 mask = n - i < kLanes ? mask_of(n - i) : 0xFFFF;
-        const __m512i bits = _mm512_and_si512(_mm512_maskz_loadu_epi32(mask, x + i), magnitude);
-        largest = _mm512_max_epu32(largest, bits);
-    }
-    return unit_for(_mm512_reduce_max_epu32(largest));
 }
 
 inline void round_units(const float* x, size_t n, float inverse, int16_t* units) {
@@ -158,7 +146,7 @@ template <int kT>
 void multiply_rows(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
                    float* y, size_t y_stride) {
     Rounded rounded;
-    for (int t = 0; t < kT; ++t) rounded.unit[t] = unit_of(x + t * x_stride, w.columns);
+    for (int t = 0; t < kT; ++t) rounded.unit[t] = unit_of<kBitsQ8>(x + t * x_stride, w.columns);
     for (size_t start = 0; start < w.columns; start += kChunk) {
         const size_t columns = w.columns - start < kChunk ? w.columns - start : kChunk;
         for (int t = 0; t < kT; ++t) {

@@ -11,13 +11,17 @@ namespace rwkv {
 namespace {
 
 constexpr float kLayerNormEps = 1e-5f;
-constexpr std::size_t kMaxBlock = 64;
+constexpr std::size_t kMaxBlock = 128;
 constexpr std::size_t kSumColumns = 128;  // of ffn.value
 constexpr float kZeros[kMaxBlock] = {};
 
-// Rows of a matrix per item of a loop. Every item of q8 rounds the activations anew.
+// Rows of a matrix per item of a loop. Every item of q8 and q4 rounds the activations anew.
 std::size_t block_rows(const Matrix& matrix) {
-    return matrix.weights == Weights::q8 ? kMaxBlock : 32;
+    switch (matrix.weights) {
+        case Weights::q8: return 64;
+        case Weights::q4: return kMaxBlock;
+        default: return 32;
+    }
 }
 
 std::size_t blocks_of(const Matrix& matrix) { return divide_up(matrix.rows, block_rows(matrix)); }
