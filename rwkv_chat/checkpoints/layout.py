@@ -49,9 +49,7 @@ _MAXIMA = {
 
 _MATRIX_TYPES = {"f32": "F32", "bf16": "BF16", "q8": "I8", "q4": "I8"}
 _WIDEST_FIRST = ("F32", "BF16", "I8", "U8")
-_LARGE = re.compile(
-    r"blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output|gate)\.weight"
-)
+_LARGE = re.compile(r"blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output|gate)\.weight")
 
 
 def official_shapes(spec: ModelSpec) -> Shapes:

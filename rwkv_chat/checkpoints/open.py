@@ -30,9 +30,9 @@ class ConvertedModel:
     """Weights ready for use: read-only arrays mapped from a converted file.
 
     `fingerprint` names what they compute: it covers the weights and the spec.
-    `tensors` are in the converted layout, float32, (bfloat16) uint16, (q8) int8 or (q4) uint8. `source` is the
-    file (or the index of several) that was asked for, `path` the one that is mapped; they differ
-    when it had to be converted.
+    `tensors` are in the converted layout, float32, (bfloat16) uint16, (q8) int8 or (q4) uint8.
+    `source` is the file (or the index of several) that was asked for, `path` the one that is
+    mapped; they differ when it had to be converted.
     `vocabulary` is the text of the one inside the file where `tokenizer` is "inside", else "".
     """
 

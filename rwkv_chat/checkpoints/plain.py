@@ -13,9 +13,7 @@ from rwkv_chat.models.spec import ModelSpec
 __all__ = ["plain"]
 
 
-def plain(
-    spec: ModelSpec, tensors: Mapping[str, npt.NDArray[Any]]
-) -> dict[str, npt.NDArray[Any]]:
+def plain(spec: ModelSpec, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
     """The tensors of a converted model with its integer matrices as float32, and without scales."""
     shapes = converted_shapes(spec, "f32")
     result = {}

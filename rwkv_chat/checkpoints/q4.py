@@ -59,25 +59,21 @@ def quantize(values: F32) -> Groups:
     padded = np.pad(values, ((0, 0), (0, groups * GROUP - columns)), mode="edge")
     x = padded.reshape(rows, groups, GROUP)
     low, high = x.min(axis=-1), x.max(axis=-1)
-    best: tuple[U8, F32, F32] | None = None
-    least_error = np.full(low.shape, np.inf, np.float32)
+    best = np.zeros_like(x, np.uint8), np.zeros_like(low), np.zeros_like(low)
+    least_error = np.full(low.shape, np.nan, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
         for part in _PARTS:
             numbers = _round(x, *_fit(x, _round(x, (high - low) * (part / _LARGEST), low * part)))
             scale, least = _fit(x, numbers)
             numbers = _round(x, scale, least)
             error = np.square(numbers * scale[..., None] + least[..., None] - x).sum(axis=-1)
-            if best is None:
-                best, least_error = (numbers, scale, least), error
-                continue
-            better = error < least_error
+            better = ~(error >= least_error)
             least_error = np.where(better, error, least_error)
             best = (
                 np.where(better[..., None], numbers, best[0]),
                 np.where(better, scale, best[1]),
                 np.where(better, least, best[2]),
             )
-    assert best is not None
     return best[0], from_float32(best[1], "BF16"), from_float32(best[2], "BF16")
 
 
