@@ -56,7 +56,7 @@ private:
     PyThreadState* thread_;
 };
 
-// A borrowed C-contiguous array of float32, uint16 or int8, kept alive; it may be read-only and
+// A borrowed C-contiguous array of float32, uint16, int8 or uint8, kept alive; it may be read-only and
 // unaligned.
 class Buffer {
 public:
@@ -73,9 +73,11 @@ public:
             weights_ = rwkv::Weights::bf16;
         } else if (format == "b" && view_.itemsize == 1) {
             weights_ = rwkv::Weights::q8;
+        } else if (format == "B" && view_.itemsize == 1) {
+            weights_ = view_.ndim == 3 ? rwkv::Weights::q4 : rwkv::Weights::q4_rows;
         } else {
             PyBuffer_Release(&view_);
-            refuse(name + " must be an array of float32 (or for weights uint16 as bfloat16, or int8).");
+            refuse(name + " must be an array of float32 (or for weights uint16 as bfloat16, int8, or uint8).");
         }
     }
     ~Buffer() {
@@ -93,24 +95,37 @@ public:
 
     // The elements of a float32 array of exactly this shape.
     std::vector<float> floats(const std::vector<std::size_t>& wanted, const std::string& name) const {
-        std::size_t size = 1;
+        const unsigned char* data = view(wanted, name);
+        std::vector<float> values(static_cast<std::size_t>(view_.len) / sizeof(float));
+        if (!values.empty()) std::memcpy(values.data(), data, values.size() * sizeof(float));
+        return values;
+    }
+
+    // The same without a copy, at any address.
+    const unsigned char* view(const std::vector<std::size_t>& wanted, const std::string& name) const {
         std::string text;
         for (const std::size_t n : wanted) {
-            size *= n;
             text += (text.empty() ? "" : ", ") + std::to_string(n);
         }
         if (weights_ != rwkv::Weights::f32 || shape() != wanted) {
             refuse(name + " must be a float32 array of shape [" + text + "].");
         }
-        std::vector<float> values(size);
-        if (size > 0) std::memcpy(values.data(), view_.buf, size * sizeof(float));
-        return values;
+        return static_cast<const unsigned char*>(view_.buf);
     }
 
 private:
     Py_buffer view_{};
     rwkv::Weights weights_{};
 };
+
+// A new numpy array of numbers that are yet to be written.
+Floats make_array(std::size_t size) {
+    std::unique_ptr<float[]> owned(new float[size]);
+    float* data = owned.get();
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    static_cast<void>(owned.release());
+    return Floats(data, {size}, owner);
+}
 
 // A new numpy array over `values`.
 Floats to_array(std::vector<float>&& values, std::vector<std::size_t> shape) {
@@ -281,14 +296,23 @@ std::pair<Floats, Floats> forward(PyModel& self, const Ids& ids, nb::handle stat
     const rwkv::Spec& spec = self.model->spec();
     const std::vector<std::uint32_t> checked = check_ids(ids, spec.vocabulary);
     if (checked.empty()) refuse("forward needs at least one token id.");
-    std::vector<float> next = state.is_none() ? spec.new_state()
-                                              : Buffer(state, "state").floats({spec.state()}, "state");
-    std::vector<float> logits(spec.vocabulary);
+    std::optional<Buffer> given;
+    std::vector<float> start;
+    if (state.is_none()) {
+        start = spec.new_state();
+    } else {
+        given.emplace(state, "state");
+    }
+    const unsigned char* before = given.has_value()
+                                      ? given->view({spec.state()}, "state")
+                                      : reinterpret_cast<const unsigned char*>(start.data());
+    Floats next = make_array(spec.state());
+    Floats logits = make_array(spec.vocabulary);
     {
         const Unlocked unlocked;
-        self.model->forward({{checked.data(), checked.size(), next.data(), logits.data()}});
+        self.model->forward({{checked.data(), checked.size(), next.data(), logits.data(), before}});
     }
-    return {to_array(std::move(logits), {spec.vocabulary}), to_array(std::move(next), {spec.state()})};
+    return {std::move(logits), std::move(next)};
 }
 
 std::pair<Floats, Floats> forward_batch(PyModel& self, const Ids& ids, nb::handle states) {

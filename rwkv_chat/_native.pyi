@@ -59,14 +59,14 @@ class Model:
     def __init__(
         self,
         spec: Mapping[str, str | int | float],
-        tensors: Mapping[str, npt.NDArray[np.float32 | np.uint16 | np.int8]],
+        tensors: Mapping[str, npt.NDArray[np.float32 | np.uint16 | np.int8 | np.uint8]],
         threads: int,
         isa: str,
     ) -> None:
         """`spec` holds the fields of ModelSpec; bf16 weights come as uint16.
 
         A matrix may be int8; its scales are then the float32 tensor of its name and ".scale",
-        [rows, groups of 128 columns].
+        [rows, groups of 128 columns]. Or it is packed as uint8 (see checkpoints.q4).
 
         `threads` 0 means one per physical core; `isa` "" means what RWKV_CHAT_ISA names, or else
         the fastest available. Raises ValueError with a whole sentence.

@@ -578,7 +578,7 @@ def test_an_empty_log_says_how_to_begin() -> None:
 
 @pytest.mark.parametrize(
     ("generation", "weights"),
-    [("4", "f32"), ("5.2", "f32"), ("6", "q8"), ("7", "f32"), ("7", "q8"), ("7a", "f32")],
+    [("4", "f32"), ("5.2", "q4"), ("6", "q8"), ("7", "f32"), ("7", "q8"), ("7a", "q4")],
 )
 def test_bench_measures(home: Path, generation: str, weights: str) -> None:
     arguments = ["--weights", weights, "--threads", "1", "--prompt-tokens", "16"]

@@ -6,19 +6,45 @@
 namespace rwkv {
 namespace {
 
+// Into the second-level cache. Asking needs no permission to read, so the memory may end earlier.
+inline void ask_for(const void* memory, size_t bytes) {
+    constexpr size_t kLine = 64;
+    const char* start = static_cast<const char*>(memory);
+    for (size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(start + i, 0, 2);
+}
+
+// sum_rows asks for rows this many rows before it needs them.
+constexpr size_t kRowsAhead = 16;
+
 inline size_t bytes_of(Weights weights) {
     switch (weights) {
         case Weights::f32: return 4;
         case Weights::bf16: return 2;
-        case Weights::q8: break;
+        case Weights::q8: return 1;
+        case Weights::q4:
+        case Weights::q4_rows: break;  // less than a byte
     }
-    return 1;
+    return 0;
 }
 
 inline size_t groups_of(size_t columns) { return (columns + kGroup - 1) / kGroup; }
 
+// The bytes of a tile of rows in q4, and of a row in q4_rows.
+inline size_t tile_bytes(size_t columns) {
+    return (columns + kGroupQ4 - 1) / kGroupQ4 * (kTileRows * (4 + kGroupQ4 / 2));
+}
+
+inline size_t packed_bytes(size_t columns) {
+    return (columns + 2 * kGroupQ4 - 1) / (2 * kGroupQ4) * (8 + kGroupQ4);
+}
+
+// Where a row begins; of q4 the tile that it is in.
 inline const unsigned char* row_of(const Matrix& m, size_t row) {
-    return m.data + row * m.columns * bytes_of(m.weights);
+    switch (m.weights) {
+        case Weights::q4: return m.data + row / kTileRows * tile_bytes(m.columns);
+        case Weights::q4_rows: return m.data + row * packed_bytes(m.columns);
+        default: return m.data + row * m.columns * bytes_of(m.weights);
+    }
 }
 
 // The scales of a row of a q8 matrix.
@@ -26,7 +52,7 @@ inline const unsigned char* scales_of(const Matrix& m, size_t row) {
     return m.scales + row * groups_of(m.columns) * sizeof(float);
 }
 
-// The rows [first, last) of a matrix.
+// The rows [first, last) of a matrix; of q4 from the beginning of a tile.
 inline Matrix part_of(const Matrix& m, size_t first, size_t last) {
     const bool scaled = m.weights == Weights::q8;
     return {row_of(m, first), last - first, m.columns, m.weights,
@@ -58,6 +84,44 @@ inline int load_q8(const unsigned char* row, size_t column) {
     return static_cast<signed char>(row[column]);
 }
 
+// Where a matrix in q4 or q4_rows keeps what a weight is made of: offsets in bytes.
+struct PlaceQ4 {
+    size_t scale;
+    size_t least;
+    size_t number;  // of the byte
+    bool upper;     // the half of the byte
+};
+
+inline PlaceQ4 place_q4(const Matrix& m, size_t row, size_t column) {
+    size_t record = static_cast<size_t>(row_of(m, row) - m.data);
+    if (m.weights == Weights::q4) {
+        record += column / kGroupQ4 * tile_bytes(kGroupQ4);
+        const size_t within = column % kGroupQ4;
+        const size_t own = row % kTileRows;
+        return {record + 2 * own, record + 2 * (kTileRows + own),
+                record + 4 * kTileRows + (within / 8 * kTileRows + own) * 4 + within % 4,
+                within % 8 >= 4};
+    }
+    record += column / (2 * kGroupQ4) * packed_bytes(2 * kGroupQ4);
+    const size_t within = column % (2 * kGroupQ4);
+    const size_t scale = record + within / kGroupQ4 * 4;
+    return {scale, scale + 2, record + 8 + within % 16 * 4 + within / 32, within / 16 % 2 == 1};
+}
+
+// A weight in q4 or q4_rows is scale * number + least.
+struct WeightQ4 {
+    float scale;
+    float least;
+    int number;
+};
+
+inline WeightQ4 load_q4(const Matrix& m, size_t row, size_t column) {
+    const PlaceQ4 place = place_q4(m, row, column);
+    const int pair = m.data[place.number];
+    return {load_bf16(m.data + place.scale), load_bf16(m.data + place.least),
+            place.upper ? pair >> 4 : pair & 15};
+}
+
 // The scale of a group; `scales` are those of a row.
 inline float load_scale(const unsigned char* scales, size_t group) {
     return load_f32(scales + group * sizeof(float));
@@ -70,6 +134,11 @@ inline void copy_row(const Matrix& m, size_t row, float* y) {
         const unsigned char* scales = scales_of(m, row);
         for (size_t i = 0; i < m.columns; ++i) {
             y[i] = load_scale(scales, i / kGroup) * static_cast<float>(load_q8(weights, i));
+        }
+    } else if (m.weights == Weights::q4 || m.weights == Weights::q4_rows) {
+        for (size_t i = 0; i < m.columns; ++i) {
+            const WeightQ4 weight = load_q4(m, row, i);
+            y[i] = weight.scale * static_cast<float>(weight.number) + weight.least;
         }
     } else {
         for (size_t i = 0; i < m.columns; ++i) y[i] = load(weights, i, m.weights);

@@ -36,6 +36,9 @@ inline void prefetch(const unsigned char* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 
+// How far ahead a single stream of weights is asked for, in bytes.
+constexpr size_t kAhead = 4096;
+
 template <bool kBf16>
 inline __m256 load_weights(const unsigned char* row, size_t column) {
     if constexpr (kBf16) {

@@ -32,6 +32,9 @@ inline void prefetch(const unsigned char* p) {
     _mm_prefetch(p, _MM_HINT_T1);
 }
 
+// How far ahead a single stream of weights is asked for, in bytes.
+constexpr size_t kAhead = 4096;
+
 template <bool kBf16>
 inline __m512 load_weights(const unsigned char* row, size_t column) {
     if constexpr (kBf16) {

@@ -31,6 +31,8 @@ std::string describe(const std::vector<std::size_t>& shape) {
     return text + "]";
 }
 
+std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+
 class Reader {
 public:
     explicit Reader(const std::map<std::string, Tensor>& tensors) : tensors_(tensors) {}
@@ -41,12 +43,12 @@ public:
 
     // One matrix below the other, as one.
     Matrix stack(const std::string& name, const std::vector<std::size_t>& shape) const {
-        const Tensor& tensor = find(name, shape);
-        Matrix matrix{tensor.data, count(shape) / shape.back(), shape.back(), tensor.weights};
-        if (tensor.weights == Weights::q8) {
-            matrix.scales = floats(name + ".scale", {matrix.rows, groups_of(matrix.columns)}).data;
-        }
-        return matrix;
+        return read(name, shape, Weights::q4_rows);
+    }
+
+    // A matrix for sum_rows.
+    Matrix rows(const std::string& name, std::size_t rows, std::size_t columns) const {
+        return read(name, {rows, columns}, Weights::q4);
     }
 
     Vector vector(const std::string& name, const std::vector<std::size_t>& shape) const {
@@ -67,23 +69,51 @@ private:
         return size;
     }
 
+    // A matrix of any type but one.
+    Matrix read(const std::string& name, const std::vector<std::size_t>& shape,
+                Weights other) const {
+        const Tensor& tensor = find(name);
+        const std::size_t columns = shape.back();
+        Matrix matrix{tensor.data, count(shape) / columns, columns, tensor.weights};
+        if (tensor.weights == other) {
+            throw std::invalid_argument("Tensor " + name + " has 4-bit weights in the other layout.");
+        }
+        switch (tensor.weights) {
+            case Weights::q4:
+                check_shape(name, tensor, {divide_up(matrix.rows, kTileRows),
+                                           divide_up(columns, kGroupQ4), tile_bytes(kGroupQ4)});
+                break;
+            case Weights::q4_rows:
+                check_shape(name, tensor, {matrix.rows, packed_bytes(columns)});
+                break;
+            default: check_shape(name, tensor, shape);
+        }
+        if (tensor.weights == Weights::q8) {
+            matrix.scales = floats(name + ".scale", {matrix.rows, groups_of(columns)}).data;
+        }
+        return matrix;
+    }
+
     const Tensor& floats(const std::string& name, const std::vector<std::size_t>& shape) const {
-        const Tensor& tensor = find(name, shape);
+        const Tensor& tensor = find(name);
+        check_shape(name, tensor, shape);
         if (tensor.weights != Weights::f32) {
             throw std::invalid_argument("Tensor " + name + " must be float32.");
         }
         return tensor;
     }
 
-    const Tensor& find(const std::string& name, const std::vector<std::size_t>& shape) const {
+    static void check_shape(const std::string& name, const Tensor& tensor,
+                            const std::vector<std::size_t>& shape) {
+        if (tensor.shape == shape) return;
+        throw std::invalid_argument("Tensor " + name + " has the shape " + describe(tensor.shape) +
+                                    " and must have " + describe(shape) + ".");
+    }
+
+    const Tensor& find(const std::string& name) const {
         const auto found = tensors_.find(name);
         if (found == tensors_.end()) {
             throw std::invalid_argument("The model has no tensor " + name + ".");
-        }
-        if (found->second.shape != shape) {
-            throw std::invalid_argument("Tensor " + name + " has the shape " +
-                                        describe(found->second.shape) + " and must have " +
-                                        describe(shape) + ".");
         }
         return found->second;
     }
@@ -106,6 +136,8 @@ struct Source {
     Matrix matrix(const std::string& name, std::size_t rows, std::size_t columns) const {
         return read.matrix(block() + name, rows, columns);
     }
+    // ffn.value, turned: a hidden channel is a row.
+    Matrix value() const { return read.rows(block() + "ffn.value.weight", spec.hidden, spec.width); }
 };
 
 // RWKV-4 and 5 keep the share of the token itself.
@@ -118,7 +150,7 @@ GatedChannelMix load_channel_mix(const Source& from, Vector mix_k, Vector mix_r)
     const std::size_t d = from.spec.width;
     return {std::move(mix_k), std::move(mix_r), from.matrix("ffn.receptance.weight", d, d),
             from.matrix("ffn.key.weight", from.spec.hidden, d),
-            from.matrix("ffn.value.weight", from.spec.hidden, d)};
+            from.value()};
 }
 
 MatrixTimeMix load_time_mix(const Source& from, Vector first) {
@@ -245,7 +277,7 @@ void load_layer(const Source& from, Layer7& layer) {
     }
     layer.ffn_mix_k = from.width("ffn.x_k");
     layer.ffn_key = from.matrix("ffn.key.weight", spec.hidden, d);
-    layer.ffn_value = from.matrix("ffn.value.weight", spec.hidden, d);
+    layer.ffn_value = from.value();
     if (spec.generation == Generation::v7a) layer.deep_embed = load_deep_embed(from);
 }
 

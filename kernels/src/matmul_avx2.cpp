@@ -92,6 +92,8 @@ void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x
         case Weights::f32: return multiply<false>(w, first, last, x, x_stride, tokens, y, y_stride);
         case Weights::bf16: return multiply<true>(w, first, last, x, x_stride, tokens, y, y_stride);
         case Weights::q8: return matmul_q8(w, first, last, x, x_stride, tokens, y, y_stride);
+        case Weights::q4: return matmul_q4(w, first, last, x, x_stride, tokens, y, y_stride);
+        case Weights::q4_rows: return;  // only for sum_rows
     }
 }
 

@@ -10,24 +10,39 @@ namespace {
 constexpr size_t kRows = 4;
 constexpr size_t kTokens = 6;
 
+// One row and one token: rows one after the other are one stream, which the hardware follows.
 // kTail: the columns are no multiple of the lanes. Known to the compiler, because otherwise it keeps
 // the accumulators in memory for the sake of the tail.
+template <bool kBf16, bool kTail>
+__m512 multiply_row(const unsigned char* row, const float* x, size_t columns) {
+    constexpr size_t kElement = kBf16 ? 2 : 4;
+    __m512 sum = _mm512_setzero_ps();
+    size_t j = 0;
+    for (; j + kLanes <= columns; j += kLanes) {
+        prefetch(row + j * kElement + kAhead);
+        sum = _mm512_fmadd_ps(load_weights<kBf16>(row, j), _mm512_loadu_ps(x + j), sum);
+    }
+    if constexpr (kTail) {
+        const __mmask16 mask = mask_of(columns - j);
+        const __m512 xs = _mm512_maskz_loadu_ps(mask, x + j);
+        sum = _mm512_fmadd_ps(load_weights<kBf16>(row, j, mask), xs, sum);
+    }
+    return sum;
+}
+
+// Rows together and kT tokens.
 template <bool kBf16, int kT, bool kTail>
-void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, size_t x_stride,
-                   float* y, size_t y_stride) {
-    // Rows past the end repeat the last one; their sums are not stored.
-    const unsigned char* rows[kRows];
-    for (size_t r = 0; r < kRows; ++r) rows[r] = row_of(w, row + (r < valid ? r : valid - 1));
-    __m512 sums[kRows][kT];
+void multiply_together(const unsigned char* const* rows, const float* x, size_t x_stride,
+                       size_t columns, __m512 (&sums)[kRows][kT]) {
     for (size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 6
         for (int t = 0; t < kT; ++t) sums[r][t] = _mm512_setzero_ps();
     }
-    const size_t whole = w.columns / kLanes * kLanes;
+    const size_t whole = columns / kLanes * kLanes;
     // Rows are too short for the hardware to learn, so each tile asks for the next one. Behind the
     // end of the matrix this is harmless.
     constexpr size_t kElement = kBf16 ? 2 : 4;
-    const size_t ahead = kRows * w.columns * kElement;
+    const size_t ahead = kRows * columns * kElement;
     for (size_t j = 0; j < whole; j += kLanes) {
         __m512 xs[kT];
         for (int t = 0; t < kT; ++t) xs[t] = _mm512_loadu_ps(x + t * x_stride + j);
@@ -38,7 +53,7 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
         }
     }
     if constexpr (kTail) {
-        const __mmask16 mask = mask_of(w.columns - whole);
+        const __mmask16 mask = mask_of(columns - whole);
         for (int t = 0; t < kT; ++t) {
             const __m512 xs = _mm512_maskz_loadu_ps(mask, x + t * x_stride + whole);
             for (size_t r = 0; r < kRows; ++r) {
@@ -46,6 +61,22 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
                 sums[r][t] = _mm512_fmadd_ps(weights, xs, sums[r][t]);
             }
         }
+    }
+}
+
+template <bool kBf16, int kT, bool kTail>
+void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, size_t x_stride,
+                   float* y, size_t y_stride) {
+    // Rows past the end repeat the last one; their sums are not stored.
+    const unsigned char* rows[kRows];
+    for (size_t r = 0; r < kRows; ++r) rows[r] = row_of(w, row + (r < valid ? r : valid - 1));
+    __m512 sums[kRows][kT];
+    if constexpr (kT == 1) {
+        for (size_t r = 0; r < kRows; ++r) {
+            sums[r][0] = multiply_row<kBf16, kTail>(rows[r], x, w.columns);
+        }
+    } else {
+        multiply_together<kBf16, kT, kTail>(rows, x, x_stride, w.columns, sums);
     }
     const __mmask8 stored = static_cast<__mmask8>((1u << valid) - 1u);
 #pragma GCC unroll 6
@@ -96,6 +127,8 @@ void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x
         case Weights::f32: return multiply<false>(w, first, last, x, x_stride, tokens, y, y_stride);
         case Weights::bf16: return multiply<true>(w, first, last, x, x_stride, tokens, y, y_stride);
         case Weights::q8: return matmul_q8(w, first, last, x, x_stride, tokens, y, y_stride);
+        case Weights::q4: return matmul_q4(w, first, last, x, x_stride, tokens, y, y_stride);
+        case Weights::q4_rows: return;  // only for sum_rows
     }
 }
 

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "step.h"
@@ -59,9 +60,24 @@ std::uint64_t Model::active_channels() {
     return inherited_channels_ + shop.step->active_channels();
 }
 
+void Model::copy_states(const std::vector<Segment>& segments, ThreadPool& pool) const {
+    constexpr std::size_t kPiece = 1 << 16;
+    const std::size_t size = spec_.state() * sizeof(float);
+    const std::size_t pieces = (size + kPiece - 1) / kPiece;
+    for (const Segment& segment : segments) {
+        if (segment.before == nullptr) continue;
+        pool.run(pieces, [&](std::size_t piece) {
+            const std::size_t first = piece * kPiece;
+            std::memcpy(reinterpret_cast<unsigned char*>(segment.state) + first,
+                        segment.before + first, std::min(kPiece, size - first));
+        });
+    }
+}
+
 void Model::forward(const std::vector<Segment>& segments) {
     Workshop& shop = workshop();
     const std::lock_guard<std::mutex> turn(shop.turn);
+    copy_states(segments, shop.pool);
     std::vector<std::uint32_t> ids;
     std::vector<Run> runs;
     const auto flush = [&] {

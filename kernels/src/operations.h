@@ -7,12 +7,16 @@
     namespace rwkv::isa {                                                                         \
     void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,      \
                 size_t tokens, float* y, size_t y_stride);                                        \
-    void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, const float* x,            \
-                  size_t first, size_t last, float* y);                                           \
+    void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following,          \
+                  const float* x, size_t first, size_t last, float* y);                           \
     void matmul_q8(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,   \
                    size_t tokens, float* y, size_t y_stride);                                     \
-    void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, const float* x,         \
-                     size_t first, size_t last, float* y);                                        \
+    void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t following,       \
+                     const float* x, size_t first, size_t last, float* y);                        \
+    void matmul_q4(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,   \
+                   size_t tokens, float* y, size_t y_stride);                                     \
+    void sum_rows_q4(const Matrix& w, const uint32_t* rows, size_t count, size_t following,       \
+                     const float* x, size_t first, size_t last, float* y);                        \
     void layer_norm(const float* x, const float* weight, const float* bias, size_t n, float eps,  \
                     float* y);                                                                    \
     void token_shift(const float* x, const float* previous, const float* mix, size_t n, float* y);\
@@ -36,6 +40,8 @@ RWKV_DECLARE_OPERATIONS(avx512)
 
 // AVX-512 with integer dot products; everything else is that of avx512.
 namespace rwkv::avx512vnni {
+void matmul_q4(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
+               size_t tokens, float* y, size_t y_stride);
 void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride, size_t tokens,
             float* y, size_t y_stride);
 }

@@ -1,4 +1,5 @@
-// Rounding activations for q8 weights, alike in every instruction set. Only the compiler's builtins.
+// Rounding activations for weights that are integers, alike in every instruction set. Only the
+// compiler's builtins.
 #pragma once
 
 #include "elements.h"
@@ -12,15 +13,19 @@ struct Unit {
     float inverse;
 };
 
+constexpr int kBitsQ8 = 14;
+constexpr int kBitsQ4 = 13;  // so that the upper byte of two is a byte
+
 constexpr uint32_t kMagnitude = 0x7FFFFFFF;  // the bits of a float without its sign
 
 // `largest` are the bits of the largest magnitude: as integers they have the order of the numbers,
-// with infinity and then NaN at the end.
-inline Unit unit_for(uint32_t largest) {
+// with infinity and then NaN at the end. The unit is 2^-kBits of the power of two at or below it.
+template <int kBits>
+Unit unit_for(uint32_t largest) {
     constexpr uint32_t kInfinity = 0x7F800000;
     if (largest >= kInfinity) return {__builtin_nanf(""), 0.0f};
     const uint32_t exponent = largest >> 23;
-    const uint32_t unit = exponent > 15 ? exponent - 14 : 1;
+    const uint32_t unit = exponent > kBits + 1 ? exponent - kBits : 1;
     const uint32_t bits[] = {unit << 23, (254 - unit) << 23};
     Unit result;
     __builtin_memcpy(&result, bits, sizeof result);

@@ -1,8 +1,8 @@
-// As q8_matmul_avx512.h and rows_avx2.cpp. A tile is 4 rows x up to 2 tokens.
+// As q8_matmul_avx512.h and rows_avx2.cpp. A tile is 4 rows x up to 2 tokens; for one token its rows
+// follow one another.
 
-#include "lanes_avx2.h"
 #include "operations.h"
-#include "q8.h"
+#include "units_avx2.h"
 
 namespace rwkv::avx2 {
 namespace {
@@ -17,19 +17,6 @@ struct Rounded {
     alignas(32) int16_t units[kTokens][kChunk];
     Unit unit[kTokens];
 };
-
-Unit unit_of(const float* x, size_t n) {
-    const __m256i magnitude = _mm256_set1_epi32(static_cast<int>(kMagnitude));
-    __m256i largest = _mm256_setzero_si256();
-    for (size_t i = 0; i < n; i += kLanes) {
-        const __m256i values = _mm256_castps_si256(_mm256_maskload_ps(x + i, mask_of(n - i)));
-        largest = _mm256_max_epu32(largest, _mm256_and_si256(values, magnitude));
-    }
-    alignas(32) uint32_t lanes[kLanes];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), largest);
-    for (const uint32_t lane : lanes) lanes[0] = lane > lanes[0] ? lane : lanes[0];
-    return unit_for(lanes[0]);
-}
 
 void round_units(const float* x, size_t n, float inverse, int16_t* units) {
     const __m256 factor = _mm256_set1_ps(inverse);
@@ -54,24 +41,39 @@ __m256i load_bytes(const unsigned char* p, size_t count) {
     return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 
-// Columns [start, start + columns) of the sums; those of the first chunk are stored, others added.
-// kTail: the columns are no multiple of a step; see matmul_avx2.cpp.
-template <int kT, bool kTail>
-void multiply_tile(const Matrix& w, size_t row, size_t valid, const Rounded& x, size_t start,
-                   size_t columns, float* y, size_t y_stride) {
-    // Rows past the end repeat the last one; their sums are not stored.
-    const unsigned char* rows[kRows];
-    const unsigned char* scales[kRows];
-    for (size_t r = 0; r < kRows; ++r) {
-        const size_t own = row + (r < valid ? r : valid - 1);
-        rows[r] = row_of(w, own) + start;
-        scales[r] = scales_of(w, own) + start / kGroup * sizeof(float);
+// One row and one token: rows one after the other are one stream, which the hardware follows.
+template <bool kTail>
+__m256 multiply_row(const unsigned char* row, const unsigned char* scales, const int16_t* units,
+                    size_t columns) {
+    __m256 sum = _mm256_setzero_ps();
+    for (size_t begin = 0; begin < columns; begin += kGroup) {
+        const size_t end = columns - begin < kGroup ? columns : begin + kGroup;
+        __m256i dot = _mm256_setzero_si256();
+        prefetch(row + begin + kAhead);
+        prefetch(row + begin + kAhead + 64);
+        const auto multiply = [&](size_t j, size_t count) {
+            const __m256i xs = _mm256_load_si256(reinterpret_cast<const __m256i*>(units + j));
+            dot = _mm256_add_epi32(dot, _mm256_madd_epi16(load_bytes(row + j, count), xs));
+        };
+        size_t j = begin;
+        for (; j + kStep <= end; j += kStep) multiply(j, kStep);
+        if constexpr (kTail) {
+            if (j < end) multiply(j, end - j);
+        }
+        const __m256 scale = _mm256_set1_ps(load_scale(scales, begin / kGroup));
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum);
     }
-    __m256 sums[kRows][kT];
+    return sum;
+}
+
+// Rows together and kT tokens.
+template <int kT, bool kTail>
+void multiply_together(const unsigned char* const* rows, const unsigned char* const* scales,
+                       const Rounded& x, size_t stride, size_t columns, __m256 (&sums)[kRows][kT]) {
     for (size_t r = 0; r < kRows; ++r) {
         for (int t = 0; t < kT; ++t) sums[r][t] = _mm256_setzero_ps();
     }
-    const size_t ahead = kRows * w.columns;
+    const size_t ahead = kRows * stride;
     for (size_t begin = 0; begin < columns; begin += kGroup) {
         const size_t end = columns - begin < kGroup ? columns : begin + kGroup;
         __m256i dots[kRows][kT];
@@ -105,6 +107,29 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const Rounded& x, 
             }
         }
     }
+}
+
+// Columns [start, start + columns) of the sums; those of the first chunk are stored, others added.
+// kTail: the columns are no multiple of a step; see matmul_avx2.cpp.
+template <int kT, bool kTail>
+void multiply_tile(const Matrix& w, size_t row, size_t valid, const Rounded& x, size_t start,
+                   size_t columns, float* y, size_t y_stride) {
+    // Rows past the end repeat the last one; their sums are not stored.
+    const unsigned char* rows[kRows];
+    const unsigned char* scales[kRows];
+    for (size_t r = 0; r < kRows; ++r) {
+        const size_t own = row + (r < valid ? r : valid - 1);
+        rows[r] = row_of(w, own) + start;
+        scales[r] = scales_of(w, own) + start / kGroup * sizeof(float);
+    }
+    __m256 sums[kRows][kT];
+    if constexpr (kT == 1) {
+        for (size_t r = 0; r < kRows; ++r) {
+            sums[r][0] = multiply_row<kTail>(rows[r], scales[r], x.units[0], columns);
+        }
+    } else {
+        multiply_together<kT, kTail>(rows, scales, x, w.columns, columns, sums);
+    }
     const __m128i stored = _mm256_castsi256_si128(mask_of(valid));
 #pragma GCC unroll 2
     for (int t = 0; t < kT; ++t) {
@@ -120,7 +145,7 @@ template <int kT>
 void multiply_rows(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
                    float* y, size_t y_stride) {
     Rounded rounded;
-    for (int t = 0; t < kT; ++t) rounded.unit[t] = unit_of(x + t * x_stride, w.columns);
+    for (int t = 0; t < kT; ++t) rounded.unit[t] = unit_of<kBitsQ8>(x + t * x_stride, w.columns);
     for (size_t start = 0; start < w.columns; start += kChunk) {
         const size_t columns = w.columns - start < kChunk ? w.columns - start : kChunk;
         for (int t = 0; t < kT; ++t) {
@@ -142,12 +167,12 @@ template <int kR>
 void add_rows(const Matrix& w, const uint32_t* rows, size_t left, const float* x, size_t first,
               size_t last, float* y) {
     const unsigned char* data[kR];
-    const unsigned char* next[kR];  // the rows of the following part, to be asked for now
+    const unsigned char* next[kR];  // rows that come later, to be asked for now
     const unsigned char* scales[kR];
     float values[kR];
     for (size_t r = 0; r < kR; ++r) {
         data[r] = row_of(w, rows[r]);
-        next[r] = row_of(w, rows[kR + r < left ? kR + r : r]);
+        next[r] = row_of(w, rows[kRowsAhead + r < left ? kRowsAhead + r : r]);
         scales[r] = scales_of(w, rows[r]);
         values[r] = x[rows[r]];
     }
@@ -193,13 +218,14 @@ void matmul_q8(const Matrix& w, size_t first, size_t last, const float* x, size_
     }
 }
 
-void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
-                 size_t last, float* y) {
+void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t following, const float* x,
+                 size_t first, size_t last, float* y) {
+    const size_t all = count + following;
     for (size_t c = first; c < last; ++c) y[c] = 0;
     size_t i = 0;
-    for (; i + 8 <= count; i += 8) add_rows<8>(w, rows + i, count - i, x, first, last, y);
-    for (; i + 2 <= count; i += 2) add_rows<2>(w, rows + i, count - i, x, first, last, y);
-    if (i < count) add_rows<1>(w, rows + i, count - i, x, first, last, y);
+    for (; i + 8 <= count; i += 8) add_rows<8>(w, rows + i, all - i, x, first, last, y);
+    for (; i + 2 <= count; i += 2) add_rows<2>(w, rows + i, all - i, x, first, last, y);
+    if (i < count) add_rows<1>(w, rows + i, all - i, x, first, last, y);
 }
 
 }  // namespace rwkv::avx2

@@ -9,12 +9,12 @@ template <int kR>
 void add_rows(const Matrix& w, const uint32_t* rows, size_t left, const float* x, size_t first,
               size_t last, float* y) {
     const unsigned char* data[kR];
-    const unsigned char* next[kR];  // the rows of the following part, to be asked for now
+    const unsigned char* next[kR];  // rows that come later, to be asked for now
     const unsigned char* scales[kR];
     float values[kR];
     for (size_t r = 0; r < kR; ++r) {
         data[r] = row_of(w, rows[r]);
-        next[r] = row_of(w, rows[kR + r < left ? kR + r : r]);
+        next[r] = row_of(w, rows[kRowsAhead + r < left ? kRowsAhead + r : r]);
         scales[r] = scales_of(w, rows[r]);
         values[r] = x[rows[r]];
     }
@@ -57,13 +57,14 @@ void matmul_q8(const Matrix& w, size_t first, size_t last, const float* x, size_
     multiply_q8(w, first, last, x, x_stride, tokens, y, y_stride);
 }
 
-void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
-                 size_t last, float* y) {
+void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t following, const float* x,
+                 size_t first, size_t last, float* y) {
+    const size_t all = count + following;
     for (size_t c = first; c < last; ++c) y[c] = 0;
     size_t i = 0;
-    for (; i + 8 <= count; i += 8) add_rows<8>(w, rows + i, count - i, x, first, last, y);
-    for (; i + 2 <= count; i += 2) add_rows<2>(w, rows + i, count - i, x, first, last, y);
-    if (i < count) add_rows<1>(w, rows + i, count - i, x, first, last, y);
+    for (; i + 8 <= count; i += 8) add_rows<8>(w, rows + i, all - i, x, first, last, y);
+    for (; i + 2 <= count; i += 2) add_rows<2>(w, rows + i, all - i, x, first, last, y);
+    if (i < count) add_rows<1>(w, rows + i, all - i, x, first, last, y);
 }
 
 }  // namespace rwkv::avx512

@@ -1,9 +1,9 @@
 // Products with q8 weights, for AVX-512 with and without integer dot products: the same numbers.
-// A tile is 4 rows x up to 3 tokens, with 12 exact sums of a group and 12 sums over groups.
+// A tile is 4 rows x up to 3 tokens, with 12 exact sums of a group and 12 sums over groups; for one
+// token its rows follow one another.
 #pragma once
 
-#include "lanes_avx512.h"
-#include "q8.h"
+#include "units_avx512.h"
 
 namespace rwkv {
 namespace {
@@ -27,17 +27,6 @@ inline __m512i add_products(__m512i sum, __m512i a, __m512i b) {
 #endif
 }
 
-inline Unit unit_of(const float* x, size_t n) {
-    const __m512i magnitude = _mm512_set1_epi32(static_cast<int>(kMagnitude));
-    __m512i largest = _mm512_setzero_si512();
-    for (size_t i = 0; i < n; i += kLanes) {
-        const __mmask16 mask = n - i < kLanes ? mask_of(n - i) : 0xFFFF;
-        const __m512i bits = _mm512_and_si512(_mm512_maskz_loadu_epi32(mask, x + i), magnitude);
-        largest = _mm512_max_epu32(largest, bits);
-    }
-    return unit_for(_mm512_reduce_max_epu32(largest));
-}
-
 inline void round_units(const float* x, size_t n, float inverse, int16_t* units) {
     const __m512 factor = _mm512_set1_ps(inverse);
     const size_t padded = (n + kStep - 1) / kStep * kStep;
@@ -49,25 +38,42 @@ inline void round_units(const float* x, size_t n, float inverse, int16_t* units)
     }
 }
 
-// Columns [start, start + columns) of the sums; those of the first chunk are stored, others added.
-// kTail: the columns are no multiple of a step; see matmul_avx512.cpp.
-template <int kT, bool kTail>
-void multiply_tile(const Matrix& w, size_t row, size_t valid, const Rounded& x, size_t start,
-                   size_t columns, float* y, size_t y_stride) {
-    // Rows past the end repeat the last one; their sums are not stored.
-    const unsigned char* rows[kRows];
-    const unsigned char* scales[kRows];
-    for (size_t r = 0; r < kRows; ++r) {
-        const size_t own = row + (r < valid ? r : valid - 1);
-        rows[r] = row_of(w, own) + start;
-        scales[r] = scales_of(w, own) + start / kGroup * sizeof(float);
+// One row and one token. Rows one after the other are one stream, which the hardware follows.
+template <bool kTail>
+inline __m512 multiply_row(const unsigned char* row, const unsigned char* scales, const int16_t* units,
+                           size_t columns) {
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t begin = 0; begin < columns; begin += kGroup) {
+        const size_t end = columns - begin < kGroup ? columns : begin + kGroup;
+        __m512i dot = _mm512_setzero_si512();
+        prefetch(row + begin + kAhead);
+        prefetch(row + begin + kAhead + 64);
+        const auto multiply = [&](size_t j, __m256i bytes) {
+            const __m512i xs = _mm512_load_si512(reinterpret_cast<const __m512i*>(units + j));
+            dot = add_products(dot, _mm512_cvtepi8_epi16(bytes), xs);
+        };
+        size_t j = begin;
+        for (; j + kStep <= end; j += kStep) {
+            multiply(j, _mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(row + j)));
+        }
+        if constexpr (kTail) {
+            if (j < end) multiply(j, _mm256_maskz_loadu_epi8((__mmask32{1} << (end - j)) - 1, row + j));
+        }
+        const __m512 scale = _mm512_set1_ps(load_scale(scales, begin / kGroup));
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum);
     }
-    __m512 sums[kRows][kT];
+    return sum;
+}
+
+// Rows together and kT tokens.
+template <int kT, bool kTail>
+void multiply_together(const unsigned char* const* rows, const unsigned char* const* scales,
+                       const Rounded& x, size_t stride, size_t columns, __m512 (&sums)[kRows][kT]) {
     for (size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 3
         for (int t = 0; t < kT; ++t) sums[r][t] = _mm512_setzero_ps();
     }
-    const size_t ahead = kRows * w.columns;
+    const size_t ahead = kRows * stride;
     for (size_t begin = 0; begin < columns; begin += kGroup) {
         const size_t end = columns - begin < kGroup ? columns : begin + kGroup;
         __m512i dots[kRows][kT];
@@ -102,6 +108,29 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const Rounded& x, 
             }
         }
     }
+}
+
+// Columns [start, start + columns) of the sums; those of the first chunk are stored, others added.
+// kTail: the columns are no multiple of a step; see matmul_avx512.cpp.
+template <int kT, bool kTail>
+void multiply_tile(const Matrix& w, size_t row, size_t valid, const Rounded& x, size_t start,
+                   size_t columns, float* y, size_t y_stride) {
+    // Rows past the end repeat the last one; their sums are not stored.
+    const unsigned char* rows[kRows];
+    const unsigned char* scales[kRows];
+    for (size_t r = 0; r < kRows; ++r) {
+        const size_t own = row + (r < valid ? r : valid - 1);
+        rows[r] = row_of(w, own) + start;
+        scales[r] = scales_of(w, own) + start / kGroup * sizeof(float);
+    }
+    __m512 sums[kRows][kT];
+    if constexpr (kT == 1) {
+        for (size_t r = 0; r < kRows; ++r) {
+            sums[r][0] = multiply_row<kTail>(rows[r], scales[r], x.units[0], columns);
+        }
+    } else {
+        multiply_together<kT, kTail>(rows, scales, x, w.columns, columns, sums);
+    }
     const __mmask8 stored = static_cast<__mmask8>((1u << valid) - 1u);
 #pragma GCC unroll 3
     for (int t = 0; t < kT; ++t) {
@@ -117,7 +146,7 @@ template <int kT>
 void multiply_rows(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
                    float* y, size_t y_stride) {
     Rounded rounded;
-    for (int t = 0; t < kT; ++t) rounded.unit[t] = unit_of(x + t * x_stride, w.columns);
+    for (int t = 0; t < kT; ++t) rounded.unit[t] = unit_of<kBitsQ8>(x + t * x_stride, w.columns);
     for (size_t start = 0; start < w.columns; start += kChunk) {
         const size_t columns = w.columns - start < kChunk ? w.columns - start : kChunk;
         for (int t = 0; t < kT; ++t) {

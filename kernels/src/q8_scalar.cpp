@@ -1,30 +1,9 @@
 // The reference: exact sums inside a group, and those over groups and rows in order, in float64.
 
 #include "operations.h"
-#include "q8.h"
+#include "units_scalar.h"
 
 namespace rwkv::scalar {
-namespace {
-
-Unit unit_of(const float* x, size_t n) {
-    uint32_t largest = 0;
-    for (size_t i = 0; i < n; ++i) {
-        uint32_t bits;
-        __builtin_memcpy(&bits, x + i, sizeof bits);
-        bits &= kMagnitude;
-        if (bits > largest) largest = bits;
-    }
-    return unit_for(largest);
-}
-
-// To the nearest integer, ties to even, by pushing the fraction out of the float; |x| <= 2^15.
-int round_to_int16(float x) {
-    constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
-    const int value = static_cast<int>((x + kShift) - kShift);
-    return value > 32767 ? 32767 : value;
-}
-
-}  // namespace
 
 void matmul_q8(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
                size_t tokens, float* y, size_t y_stride) {
@@ -33,7 +12,7 @@ void matmul_q8(const Matrix& w, size_t first, size_t last, const float* x, size_
         const size_t rows = last - start < kRows ? last - start : kRows;
         for (size_t t = 0; t < tokens; ++t) {
             const float* own = x + t * x_stride;
-            const Unit unit = unit_of(own, w.columns);
+            const Unit unit = unit_of<kBitsQ8>(own, w.columns);
             double sums[kRows] = {};
             // Without a unit the result is NaN whatever the sums.
             for (size_t group = 0; group < groups_of(w.columns) && unit.inverse != 0; ++group) {
@@ -57,7 +36,7 @@ void matmul_q8(const Matrix& w, size_t first, size_t last, const float* x, size_
     }
 }
 
-void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
+void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t, const float* x, size_t first,
                  size_t last, float* y) {
     for (size_t start = first; start < last;) {
         const size_t group = start / kGroup;

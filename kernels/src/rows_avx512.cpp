@@ -12,11 +12,11 @@ void add_rows(const Matrix& w, const uint32_t* rows, size_t left, const float* x
               size_t last, float* y) {
     constexpr size_t kElement = kBf16 ? 2 : 4;
     const unsigned char* data[kR];
-    const unsigned char* next[kR];  // the rows of the following group, to be asked for now
+    const unsigned char* next[kR];  // rows that come later, to be asked for now
     __m512 factors[kR];
     for (size_t r = 0; r < kR; ++r) {
         data[r] = row_of(w, rows[r]);
-        next[r] = row_of(w, rows[kR + r < left ? kR + r : r]);
+        next[r] = row_of(w, rows[kRowsAhead + r < left ? kRowsAhead + r : r]);
         factors[r] = _mm512_set1_ps(x[rows[r]]);
     }
     size_t c = first;
@@ -39,23 +39,26 @@ void add_rows(const Matrix& w, const uint32_t* rows, size_t left, const float* x
 }
 
 template <bool kBf16>
-void sum_rows_of(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
-                 size_t last, float* y) {
+void sum_rows_of(const Matrix& w, const uint32_t* rows, size_t count, size_t following, const float* x,
+                 size_t first, size_t last, float* y) {
+    const size_t all = count + following;
     for (size_t c = first; c < last; ++c) y[c] = 0;
     size_t i = 0;
-    for (; i + 8 <= count; i += 8) add_rows<kBf16, 8>(w, rows + i, count - i, x, first, last, y);
-    for (; i + 2 <= count; i += 2) add_rows<kBf16, 2>(w, rows + i, count - i, x, first, last, y);
-    if (i < count) add_rows<kBf16, 1>(w, rows + i, count - i, x, first, last, y);
+    for (; i + 8 <= count; i += 8) add_rows<kBf16, 8>(w, rows + i, all - i, x, first, last, y);
+    for (; i + 2 <= count; i += 2) add_rows<kBf16, 2>(w, rows + i, all - i, x, first, last, y);
+    if (i < count) add_rows<kBf16, 1>(w, rows + i, all - i, x, first, last, y);
 }
 
 }  // namespace
 
-void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t first,
-              size_t last, float* y) {
+void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following, const float* x,
+              size_t first, size_t last, float* y) {
     switch (w.weights) {
-        case Weights::f32: return sum_rows_of<false>(w, rows, count, x, first, last, y);
-        case Weights::bf16: return sum_rows_of<true>(w, rows, count, x, first, last, y);
-        case Weights::q8: return sum_rows_q8(w, rows, count, x, first, last, y);
+        case Weights::f32: return sum_rows_of<false>(w, rows, count, following, x, first, last, y);
+        case Weights::bf16: return sum_rows_of<true>(w, rows, count, following, x, first, last, y);
+        case Weights::q8: return sum_rows_q8(w, rows, count, following, x, first, last, y);
+        case Weights::q4_rows: return sum_rows_q4(w, rows, count, following, x, first, last, y);
+        case Weights::q4: return;  // only for matmul
     }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "elements.h"
 
@@ -10,16 +11,34 @@ namespace rwkv {
 namespace {
 
 constexpr float kLayerNormEps = 1e-5f;
-constexpr std::size_t kMaxBlock = 64;
+constexpr std::size_t kMaxBlock = 128;
 constexpr std::size_t kSumColumns = 128;  // of ffn.value
 constexpr float kZeros[kMaxBlock] = {};
 
-// Rows of a matrix per item of a loop. Every item of q8 rounds the activations anew.
+// Rows of a matrix per item of a loop. Every item of q8 and q4 rounds the activations anew.
 std::size_t block_rows(const Matrix& matrix) {
-    return matrix.weights == Weights::q8 ? kMaxBlock : 32;
+    switch (matrix.weights) {
+        case Weights::q8: return 64;
+        case Weights::q4: return kMaxBlock;
+        default: return 32;
+    }
 }
 
 std::size_t blocks_of(const Matrix& matrix) { return divide_up(matrix.rows, block_rows(matrix)); }
+
+template <class Product>
+std::size_t count_blocks(const Product* products, std::size_t count) {
+    std::size_t blocks = 0;
+    for (std::size_t p = 0; p < count; ++p) blocks += blocks_of(*products[p].matrix);
+    return blocks;
+}
+
+// The product that the `block`-th block of all belongs to; `block` becomes its number in there.
+template <class Product>
+const Product* find_product(const Product* products, std::size_t& block) {
+    for (std::size_t own; block >= (own = blocks_of(*products->matrix)); ++products) block -= own;
+    return products;
+}
 
 }  // namespace
 
@@ -33,8 +52,7 @@ void Step::reserve(std::size_t rows) {
     normal_.resize(rows * d);
     mixed_.resize(mixes_ * rows * d);
     hidden_.resize(rows * spec_.hidden);
-    active_.resize(rows * spec_.hidden);
-    active_starts_.resize(rows * (parts() + 1));
+    counts_.resize(parts());
     parts_.resize(parts() * rows * d);
 }
 
@@ -44,6 +62,7 @@ void Step::forward(const std::uint32_t* ids, std::size_t rows, const std::vector
         // The last, because its size says that the others are large enough.
         run_of_.resize(rows);
     }
+    loop_ = 0;
     rows_ = rows;
     ids_ = ids;
     runs_ = &runs;
@@ -100,11 +119,13 @@ void Step::keep(std::size_t state_offset) {
 }
 
 void Step::multiply(const Product* products, std::size_t count) {
-    std::size_t blocks = 0;
-    for (std::size_t p = 0; p < count; ++p) blocks += blocks_of(*products[p].matrix);
+    const std::size_t blocks = count_blocks(products, count);
+    announce(blocks, [&](std::size_t block) {
+        const Matrix& matrix = *find_product(products, block)->matrix;
+        return row_of(matrix, block * block_rows(matrix));
+    });
     pool_.run(blocks, [&](std::size_t block) {
-        const Product* p = products;
-        for (std::size_t own; block >= (own = blocks_of(*p->matrix)); ++p) block -= own;
+        const Product* p = find_product(products, block);
         const std::size_t first = block * block_rows(*p->matrix);
         const std::size_t last = std::min(first + block_rows(*p->matrix), p->matrix->rows);
         kernels_.matmul(*p->matrix, first, last, p->x, p->x_stride, rows_, p->y, p->y_stride);
@@ -135,37 +156,36 @@ void Step::multiply(const Product* products, std::size_t count) {
     });
 }
 
-// Lists the hidden channels of `row` that are not zero, and where each part of them begins.
-void Step::find_active(std::size_t row) {
-    const std::size_t f = spec_.hidden;
-    const float* hidden = &hidden_[row * f];
-    std::uint32_t* active = &active_[row * f];
-    std::size_t* starts = &active_starts_[row * (parts() + 1)];
+// Lists the hidden channels of `row` that are not zero in a part, and returns their number.
+std::size_t Step::find_active(std::size_t row, std::size_t part, std::uint32_t* active) const {
+    const float* hidden = &hidden_[row * spec_.hidden];
     std::size_t count = 0;
-    for (std::size_t part = 0; part < parts(); ++part) {
-        starts[part] = count;
-        for (std::size_t i = part * kPart; i < std::min((part + 1) * kPart, f); ++i) {
-            active[count] = static_cast<std::uint32_t>(i);
-            count += hidden[i] != 0;
-        }
+    for (std::size_t i = part * kPart; i < std::min((part + 1) * kPart, spec_.hidden); ++i) {
+        active[count] = static_cast<std::uint32_t>(i);
+        count += hidden[i] != 0;
     }
-    starts[parts()] = count;
-    active_channels_.fetch_add(count, std::memory_order_relaxed);
+    return count;
 }
 
 // One part of the hidden channels at a time: memory is read in whole rows, and for all but the first
 // token they come from the cache.
 void Step::add_hidden(const Matrix& value, const float* gate) {
     const std::size_t d = spec_.width;
-    const std::size_t f = spec_.hidden;
-    pool_.run(rows_, [&](std::size_t t) { find_active(t); });
+    announce(parts(), [&](std::size_t part) { return row_of(value, part * kPart); });
     pool_.run(parts(), [&](std::size_t part) {
+        std::uint32_t active[2 * kPart];
+        counts_[part] = 0;
         for (std::size_t t = 0; t < rows_; ++t) {
-            const std::size_t* starts = &active_starts_[t * (parts() + 1) + part];
-            kernels_.sum_rows(value, &active_[t * f + starts[0]], starts[1] - starts[0],
-                              &hidden_[t * f], 0, d, &parts_[(part * rows_ + t) * d]);
+            const std::size_t count = find_active(t, part, active);
+            const bool alone = rows_ == 1 && part + 1 < parts();
+            const std::size_t following = alone ? find_active(t, part + 1, active + count) : 0;
+            kernels_.sum_rows(value, active, count, following, &hidden_[t * spec_.hidden], 0, d,
+                              &parts_[(part * rows_ + t) * d]);
+            counts_[part] += count;
         }
     });
+    active_channels_.fetch_add(std::accumulate(counts_.begin(), counts_.end(), std::uint64_t{0}),
+                               std::memory_order_relaxed);
     pool_.run(divide_up(d, kSumColumns), [&](std::size_t block) {
         const std::size_t first = block * kSumColumns;
         const std::size_t last = std::min(first + kSumColumns, d);
@@ -196,7 +216,9 @@ void Step::project() {
     }
     if (wanted.empty()) return;
     constexpr std::size_t kHeadRows = 64;
-    pool_.run(divide_up(v, kHeadRows), [&](std::size_t block) {
+    const std::size_t blocks = divide_up(v, kHeadRows);
+    announce(blocks, [&](std::size_t block) { return row_of(weights_.head, block * kHeadRows); });
+    pool_.run(blocks, [&](std::size_t block) {
         const std::size_t first = block * kHeadRows;
         const std::size_t last = std::min(first + kHeadRows, v);
         float logits[kMaxRows * kHeadRows];  // [wanted, kHeadRows]

@@ -63,6 +63,22 @@ protected:
     const float* previous(std::size_t row, std::size_t state_offset) const;
     // The last normal_ of every run goes into its state.
     void keep(std::size_t state_offset);
+    // A loop over `items` begins, which read memory from where(item) on: the threads learn where they
+    // will begin to read in the loop after it, as it was in an earlier call of forward.
+    template <class Where>
+    void announce(std::size_t items, const Where& where) {
+        const std::size_t threads = pool_.size();
+        if (starts_.size() == loop_ * threads) {
+            for (std::size_t thread = 0; thread < threads; ++thread) {
+                starts_.push_back(where(pool_.first_item(thread, items)));
+            }
+        }
+        ++loop_;
+        const std::size_t next = loop_ * threads < starts_.size() ? loop_ * threads : 0;
+        for (std::size_t thread = 0; thread < threads; ++thread) {
+            pool_.expect(thread, starts_[next + thread]);
+        }
+    }
     // One loop over blocks of rows of all the matrices.
     void multiply(const Product* products, std::size_t count);
     // x_ += hidden_ * value, times `gate` [rows, D] if there is one.
@@ -86,7 +102,7 @@ protected:
 
 private:
     void embed();
-    void find_active(std::size_t row);
+    std::size_t find_active(std::size_t row, std::size_t part, std::uint32_t* active) const;
     void project();
 
     // The sum over hidden channels is made of the sums over parts of this many, in order.
@@ -94,11 +110,12 @@ private:
     std::size_t parts() const { return divide_up(spec_.hidden, kPart); }
 
     const std::size_t mixes_;
+    std::size_t loop_ = 0;                      // of this call of forward
+    std::vector<const unsigned char*> starts_;  // [loops, threads]: where a thread begins to read
     std::atomic<std::uint64_t> active_channels_{0};
     std::vector<std::size_t> run_of_;         // [rows]
     Vector mixed_;                            // [mixes][rows, D]
-    std::vector<std::uint32_t> active_;       // [rows, F]: indices of non-zero hidden channels
-    std::vector<std::size_t> active_starts_;  // [rows, parts + 1]: where in active_ a part begins
+    std::vector<std::size_t> counts_;         // [parts]: non-zero hidden channels of all rows
     Vector parts_;                            // [parts, rows, D]
 };
 

@@ -70,6 +70,7 @@ void Step7::time_mix(std::size_t index) {
         {&layer.v1, mixed(2), d, low_v_.data(), spec_.rank_v, Finish::none},
     };
     multiply(products, index == 0 ? 6 : 7);
+    announce(spec_.heads(), [&](std::size_t head) { return row_of(layer.w2, head * spec_.head_size); });
     pool_.run(spec_.heads(), [&](std::size_t head) { mix_heads(layer, index, head); });
     const Product output{&layer.output, y_.data(), d, out_.data(), d, Finish::add_to_x};
     multiply(&output, 1);

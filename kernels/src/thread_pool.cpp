@@ -6,11 +6,14 @@
 #include <emmintrin.h>
 #endif
 
+#include "elements.h"
+
 namespace rwkv {
 namespace {
 
 constexpr int kSpins = 2000;
 constexpr std::uint64_t kPart = 0xFFFFFF;
+constexpr std::size_t kExpectedBytes = 8192;
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -20,14 +23,28 @@ void pause_briefly() {
 #endif
 }
 
-bool has_item(std::uint64_t ticket) { return (ticket & kPart) < ((ticket >> 24) & kPart); }
+std::uint64_t begin_of(std::uint64_t left) { return left & kPart; }
+std::uint64_t end_of(std::uint64_t left) { return (left >> 24) & kPart; }
+
+// Claims an item of a range, its first or its last.
+bool take(std::atomic<std::uint64_t>& range, bool first, std::size_t& item) {
+    std::uint64_t left = range.load(std::memory_order_acquire);
+    std::uint64_t less = 0;
+    do {
+        if (begin_of(left) >= end_of(left)) return false;
+        less = first ? left + 1 : left - (kPart + 1);
+    } while (!range.compare_exchange_weak(left, less, std::memory_order_acq_rel,
+                                          std::memory_order_acquire));
+    item = first ? begin_of(left) : end_of(less);
+    return true;
+}
 
 }  // namespace
 
-ThreadPool::ThreadPool(std::size_t threads) {
+ThreadPool::ThreadPool(std::size_t threads) : shares_(new Share[threads]) {
     workers_.reserve(threads);  // afterwards only the start of a thread can fail
     try {
-        for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+        for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
     } catch (const std::exception&) {
         // The system refuses more threads, or their memory; those that started are enough.
     }
@@ -42,34 +59,47 @@ ThreadPool::~ThreadPool() {
     for (std::thread& worker : workers_) worker.join();
 }
 
-// Claims and does one item; false when there is none.
-bool ThreadPool::work_on_item() {
-    std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    do {
-        if (!has_item(ticket)) return false;
-    } while (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
-                                            std::memory_order_acquire));
-    call_(context_, ticket & kPart);
-    const std::uint32_t count = (ticket >> 24) & kPart;
-    if (finished_.fetch_add(1) + 1 == count && caller_sleeps_.load()) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        wake_caller_.notify_one();
+bool ThreadPool::claim(std::size_t thread, std::size_t& item) {
+    if (take(shares_[thread].left, true, item)) return true;
+    for (std::size_t other = size() - 1; other > 0; --other) {
+        if (take(shares_[(thread + other) % size()].left, false, item)) return true;
     }
-    return true;
+    return false;
+}
+
+// Does items until there are none.
+void ThreadPool::work(std::size_t thread) {
+    std::size_t done = 0;
+    for (std::size_t item = 0; claim(thread, item); ++done) call_(context_, item);
+    if (done > 0) {
+        const std::size_t count = count_;  // until the items are counted the loop remains
+        if (finished_.fetch_add(done) + done == count && caller_sleeps_.load()) {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            wake_caller_.notify_one();
+        }
+    }
+    if (const auto* expected = shares_[thread].expected.load(std::memory_order_relaxed)) {
+        ask_for(expected, kExpectedBytes);
+    }
 }
 
 void ThreadPool::run_shared(std::size_t count, Call call, const void* context) {
     call_ = call;
     context_ = context;
+    count_ = count;
     finished_.store(0, std::memory_order_relaxed);
-    const std::uint64_t loop = (ticket_.load(std::memory_order_relaxed) >> 48) + 1;
-    ticket_.store(loop << 48 | static_cast<std::uint64_t>(count) << 24);
+    const std::uint64_t loop = loop_.load(std::memory_order_relaxed) + 1;
+    for (std::size_t thread = size(); thread-- > 0;) {
+        const std::uint64_t begin = first_item(thread, count);
+        const std::uint64_t end = first_item(thread + 1, count);
+        shares_[thread].left.store(loop << 48 | end << 24 | begin, std::memory_order_release);
+    }
+    loop_.store(loop);
     if (sleepers_.load() > 0) {
         const std::lock_guard<std::mutex> lock(mutex_);
         wake_workers_.notify_all();
     }
-    while (work_on_item()) {
-    }
+    work(0);
     for (int spin = 0; spin < kSpins; ++spin) {
         if (finished_.load(std::memory_order_acquire) == count) return;
         pause_briefly();
@@ -80,19 +110,22 @@ void ThreadPool::run_shared(std::size_t count, Call call, const void* context) {
     caller_sleeps_.store(false);
 }
 
-void ThreadPool::serve() {
+void ThreadPool::serve(std::size_t thread) {
+    std::uint64_t seen = 0;
     while (!stopping_.load(std::memory_order_relaxed)) {
-        if (work_on_item()) continue;
         bool found = false;
         for (int spin = 0; spin < kSpins && !found; ++spin) {
-            pause_briefly();
-            found = has_item(ticket_.load(std::memory_order_relaxed));
+            found = loop_.load(std::memory_order_acquire) != seen;
+            if (!found) pause_briefly();
         }
-        if (found) continue;
-        std::unique_lock<std::mutex> lock(mutex_);
-        sleepers_.fetch_add(1);
-        wake_workers_.wait(lock, [&] { return stopping_.load() || has_item(ticket_.load()); });
-        sleepers_.fetch_sub(1);
+        if (!found) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            sleepers_.fetch_add(1);
+            wake_workers_.wait(lock, [&] { return stopping_.load() || loop_.load() != seen; });
+            sleepers_.fetch_sub(1);
+        }
+        seen = loop_.load();
+        work(thread);
     }
 }
 

@@ -35,9 +35,10 @@ public:
         return z ^ (z >> 31);
     }
     std::size_t below(std::size_t n) { return bits() % n; }
-    Weights weights() {
-        static const Weights all[] = {Weights::f32, Weights::bf16, Weights::q8};
-        return all[below(3)];
+    // q4 stands for its two layouts.
+    Weights weights(Weights q4) {
+        const Weights all[] = {Weights::f32, Weights::bf16, Weights::q8, q4};
+        return all[below(4)];
     }
     std::size_t between(std::size_t low, std::size_t high) { return low + below(high - low + 1); }
     double uniform(double low, double high) {
@@ -71,9 +72,15 @@ class OwnedMatrix {
 public:
     OwnedMatrix(const std::vector<float>& values, std::size_t rows, std::size_t columns,
                 Weights weights, std::size_t offset)
-        : bytes_(offset + rows * columns * bytes_of(weights)),
+        : bytes_(offset + size_of(rows, columns, weights)),
           scales_(weights == Weights::q8 ? offset + rows * groups_of(columns) * sizeof(float) : 0),
           matrix_{bytes_.data() + offset, rows, columns, weights} {
+        if (weights == Weights::q4 || weights == Weights::q4_rows) {
+            for (std::size_t row = 0; row < rows; ++row) {
+                for (std::size_t c = 0; c < columns; c += kGroupQ4) fill_group_q4(values, row, c);
+            }
+            return;
+        }
         if (weights == Weights::q8) {
             matrix_.scales = scales_.data() + offset;
             for (std::size_t row = 0; row < rows; ++row) {
@@ -92,16 +99,71 @@ public:
     }
     const Matrix& get() const { return matrix_; }
     double at(std::size_t row, std::size_t column) const {
-        if (matrix_.weights == Weights::q8) {
-            return static_cast<double>(load_scale(scales_of(matrix_, row), column / kGroup)) *
-                   load_q8(row_of(matrix_, row), column);
+        switch (matrix_.weights) {
+            case Weights::q8:
+                return static_cast<double>(load_scale(scales_of(matrix_, row), column / kGroup)) *
+                       load_q8(row_of(matrix_, row), column);
+            case Weights::q4:
+            case Weights::q4_rows: {
+                const WeightQ4 weight = load_q4(matrix_, row, column);
+                return static_cast<double>(weight.scale) * weight.number + weight.least;
+            }
+            default: return load(row_of(matrix_, row), column, matrix_.weights);
         }
-        return load(row_of(matrix_, row), column, matrix_.weights);
+    }
+    // Of the terms that a weight is the sum of.
+    double magnitude(std::size_t row, std::size_t column) const {
+        if (matrix_.weights != Weights::q4 && matrix_.weights != Weights::q4_rows) {
+            return std::fabs(at(row, column));
+        }
+        const WeightQ4 weight = load_q4(matrix_, row, column);
+        return static_cast<double>(std::fabs(weight.scale)) * weight.number + std::fabs(weight.least);
+    }
+    // The shape of the array that holds it.
+    std::vector<std::size_t> shape() const {
+        const std::size_t rows = matrix_.rows;
+        const std::size_t columns = matrix_.columns;
+        switch (matrix_.weights) {
+            case Weights::q4:
+                return {(rows + kTileRows - 1) / kTileRows, (columns + kGroupQ4 - 1) / kGroupQ4,
+                        tile_bytes(kGroupQ4)};
+            case Weights::q4_rows: return {rows, packed_bytes(columns)};
+            default: return {rows, columns};
+        }
     }
     // Null for weights that have none.
     const unsigned char* scales() const { return matrix_.scales; }
 
 private:
+    static std::size_t size_of(std::size_t rows, std::size_t columns, Weights weights) {
+        switch (weights) {
+            case Weights::q4: return (rows + kTileRows - 1) / kTileRows * tile_bytes(columns);
+            case Weights::q4_rows: return rows * packed_bytes(columns);
+            default: return rows * columns * bytes_of(weights);
+        }
+    }
+
+    // The group that begins with `first`.
+    void fill_group_q4(const std::vector<float>& values, std::size_t row, std::size_t first) {
+        const float* own = &values[row * matrix_.columns];
+        const std::size_t last = std::min(first + kGroupQ4, matrix_.columns);
+        const auto [low, high] = std::minmax_element(own + first, own + last);
+        auto* data = const_cast<unsigned char*>(matrix_.data);
+        const auto store = [&](std::size_t place, float value) {
+            std::memcpy(data + place, reinterpret_cast<const unsigned char*>(&value) + 2, 2);
+        };
+        const PlaceQ4 group = place_q4(matrix_, row, first);
+        store(group.scale, (*high - *low) / 15);
+        store(group.least, *low);
+        for (std::size_t i = first; i < last; ++i) {
+            const WeightQ4 weight = load_q4(matrix_, row, i);
+            const float ratio = weight.scale > 0 ? (own[i] - weight.least) / weight.scale : 0;
+            const int number = static_cast<int>(std::nearbyint(std::clamp(ratio, 0.0f, 15.0f)));
+            const PlaceQ4 place = place_q4(matrix_, row, i);
+            data[place.number] |= static_cast<unsigned char>(place.upper ? number << 4 : number);
+        }
+    }
+
     void fill_group(const std::vector<float>& values, std::size_t row, std::size_t group,
                     std::size_t offset) {
         const std::size_t columns = matrix_.columns;

@@ -48,16 +48,18 @@ struct RandomModel {
         spec.rank_g = random.between(1, 20);
         spec.rank_mix = random.between(1, 20);
         spec.group_norm_eps = 64e-5f;
-        const Weights weights = random.weights();
+        const Weights weights = random.weights(Weights::q4);
         const std::size_t d = spec.width;
         const std::size_t a = spec.att_width;
         const auto add = [&](const std::string& name, std::vector<std::size_t> shape, Weights kind) {
             const std::size_t rows = shape.size() == 2 ? shape[0] : 1;
-            owned.emplace_back(random.floats(rows * shape.back()), rows, shape.back(), kind,
+            const std::size_t columns = shape.back();
+            owned.emplace_back(random.floats(rows * columns), rows, columns, kind,
                                random.below(4));
+            if (kind == Weights::q4 || kind == Weights::q4_rows) shape = owned.back().shape();
             tensors[name] = {owned.back().get().data, shape, kind};
             if (const unsigned char* scales = owned.back().scales()) {
-                tensors[name + ".scale"] = {scales, {shape[0], groups_of(shape[1])}, Weights::f32};
+                tensors[name + ".scale"] = {scales, {rows, groups_of(columns)}, Weights::f32};
             }
         };
         const auto vector = [&](const std::string& name) { add(name, {d}, Weights::f32); };
@@ -80,7 +82,8 @@ struct RandomModel {
             for (const char* name : {"receptance", "key", "value"}) matrix(att + name + ".weight", a, d);
             matrix(att + "output.weight", d, a);
             matrix(ffn + "key.weight", spec.hidden, d);
-            matrix(ffn + "value.weight", spec.hidden, d);
+            add(ffn + "value.weight", {spec.hidden, d},
+                weights == Weights::q4 ? Weights::q4_rows : weights);
             if (!is_4) {
                 add(att + "ln_x.weight", {a}, Weights::f32);
                 add(att + "ln_x.bias", {a}, Weights::f32);
@@ -121,7 +124,7 @@ struct RandomModel {
             add(att + "time_faaaa", shape, Weights::f32);
             matrix(att + "time_maa_w1", 5 * spec.rank_mix, d);
             matrix(att + "time_maa_w2", 5 * d, spec.rank_mix);
-            tensors[att + "time_maa_w2"].shape = {5, d, spec.rank_mix};
+            if (weights != Weights::q4) tensors[att + "time_maa_w2"].shape = {5, d, spec.rank_mix};
             matrix(att + "time_decay_w1", spec.rank_w, d);
             matrix(att + "time_decay_w2", a, spec.rank_w);
         }

@@ -17,15 +17,16 @@ std::size_t odd_size(Random& random) {
     return sizes[random.below(std::size(sizes))];
 }
 
-// What matmul makes of the activations of a token for q8 weights.
-std::vector<float> rounded(const float* x, std::size_t n) {
+// What matmul makes of the activations of a token for weights that are integers.
+std::vector<float> rounded(const float* x, std::size_t n, Weights weights) {
+    const int bits = weights == Weights::q8 ? 14 : 13;
     double largest = 0;
     for (std::size_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(double(x[i])));
-    const double unit = std::ldexp(1, largest > 0 ? std::max(std::ilogb(largest) - 14, -126) : -126);
+    const double unit = std::ldexp(1, largest > 0 ? std::max(std::ilogb(largest) - bits, -126) : -126);
     std::vector<float> result(n);
     for (std::size_t i = 0; i < n; ++i) {
         result[i] = static_cast<float>(std::min(std::nearbyint(x[i] / unit), 32767.0) * unit);
-        CHECK(std::fabs(result[i] - x[i]) <= std::max(0x1p-15 * largest, 0x1p-126), "%g", x[i]);
+        CHECK(std::fabs(result[i] - x[i]) <= std::max(std::ldexp(largest, -bits - 1), 0x1p-126), "%g", x[i]);
     }
     return result;
 }
@@ -35,7 +36,7 @@ void test_matmul(const Kernels& kernels, Random& random) {
     const std::size_t columns = random.below(20) == 0 ? random.between(4000, 4300) : odd_size(random);
     const std::size_t tokens = random.between(1, 15);
     const bool wild = random.below(2) == 0;
-    const OwnedMatrix w(random.floats(rows * columns, wild), rows, columns, random.weights(),
+    const OwnedMatrix w(random.floats(rows * columns, wild), rows, columns, random.weights(Weights::q4),
                         random.below(4));
     const std::vector<float> x = random.floats(tokens * columns, wild);
     const std::size_t first = random.below(rows);
@@ -45,7 +46,10 @@ void test_matmul(const Kernels& kernels, Random& random) {
     kernels.matmul(w.get(), first, last, x.data(), columns, tokens, y.data(), rows);
     for (std::size_t t = 0; t < tokens; ++t) {
         std::vector<float> own(&x[t * columns], &x[t * columns] + columns);
-        if (w.get().weights == Weights::q8) own = rounded(own.data(), columns);
+        const Weights weights = w.get().weights;
+        if (weights == Weights::q8 || weights == Weights::q4) {
+            own = rounded(own.data(), columns, weights);
+        }
         for (std::size_t row = 0; row < rows; ++row) {
             const float result = y[t * rows + row];
             if (row < first || row >= last) {
@@ -55,9 +59,8 @@ void test_matmul(const Kernels& kernels, Random& random) {
             double sum = 0;
             double magnitude = 0;
             for (std::size_t j = 0; j < columns; ++j) {
-                const double product = w.at(row, j) * own[j];
-                sum += product;
-                magnitude += std::fabs(product);
+                sum += w.at(row, j) * own[j];
+                magnitude += w.magnitude(row, j) * std::fabs(own[j]);
             }
             const double bound = (static_cast<double>(columns) + 2) * kE * magnitude + 1e-44;
             CHECK(std::fabs(result - sum) <= bound, "%s: %g is not %g", kernels.name, result, sum);
@@ -72,7 +75,7 @@ void test_matmul(const Kernels& kernels, Random& random) {
 void test_sum_rows(const Kernels& kernels, Random& random) {
     const std::size_t rows = random.between(1, 40);
     const std::size_t columns = random.below(3) == 0 ? 700 : odd_size(random);
-    const OwnedMatrix w(random.floats(rows * columns), rows, columns, random.weights(),
+    const OwnedMatrix w(random.floats(rows * columns), rows, columns, random.weights(Weights::q4_rows),
                         random.below(4));
     const std::vector<float> x = random.floats(rows);
     std::vector<std::uint32_t> active;
@@ -81,25 +84,30 @@ void test_sum_rows(const Kernels& kernels, Random& random) {
     }
     const std::vector<float> start = random.floats(columns);
     std::vector<float> y = start;
-    kernels.sum_rows(w.get(), active.data(), active.size(), x.data(), 0, columns, y.data());
+    kernels.sum_rows(w.get(), active.data(), active.size(), 0, x.data(), 0, columns, y.data());
     for (std::size_t c = 0; c < columns; ++c) {
         double sum = 0;
         double magnitude = 0;
         for (const std::uint32_t row : active) {
-            const double product = w.at(row, c) * x[row];
-            sum += product;
-            magnitude += std::fabs(product);
+            sum += w.at(row, c) * x[row];
+            magnitude += w.magnitude(row, c) * std::fabs(x[row]);
         }
-        const double more = w.get().weights == Weights::q8 ? 3 : 2;
+        const Weights weights = w.get().weights;
+        const double more = weights == Weights::q4_rows ? 4 : weights == Weights::q8 ? 3 : 2;
         const double roundings = static_cast<double>(active.size()) + more;
         const double bound = roundings * kE * magnitude;
         CHECK(std::fabs(y[c] - sum) <= bound, "%s: %g is not %g", kernels.name, y[c], sum);
     }
     std::vector<float> split = start;
+    std::vector<std::uint32_t> more_rows = active;
+    for (std::size_t i = random.below(40); i > 0; --i) {
+        more_rows.push_back(static_cast<std::uint32_t>(random.below(rows)));
+    }
     for (std::size_t c = 0; c < columns;) {
         const std::size_t end = random.below(2) == 0 ? std::min(c + 64, columns)
                                                      : random.between(c + 1, columns);
-        kernels.sum_rows(w.get(), active.data(), active.size(), x.data(), c, end, split.data());
+        kernels.sum_rows(w.get(), more_rows.data(), active.size(), more_rows.size() - active.size(),
+                         x.data(), c, end, split.data());
         c = end;
     }
     CHECK(std::memcmp(split.data(), y.data(), columns * sizeof(float)) == 0,
@@ -110,7 +118,8 @@ void test_bad_activations(const Kernels& kernels, Random& random) {
     const std::size_t columns = odd_size(random);
     const std::size_t tokens = random.between(2, 7);
     const std::size_t rows = 5;
-    const OwnedMatrix w(random.floats(rows * columns), rows, columns, Weights::q8, 0);
+    const Weights weights = random.below(2) == 0 ? Weights::q8 : Weights::q4;
+    const OwnedMatrix w(random.floats(rows * columns), rows, columns, weights, 0);
     std::vector<float> x = random.floats(tokens * columns);
     const std::size_t bad = random.below(tokens);
     static const float values[] = {std::numeric_limits<float>::quiet_NaN(),

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rwkv_chat.checkpoints import safetensors
+from rwkv_chat.checkpoints import q4, safetensors
 from rwkv_chat.checkpoints.floats import BLOCK, from_float32, to_float32
 from rwkv_chat.checkpoints.folder import find_files
 from rwkv_chat.checkpoints.layout import (
     converted_shapes,
+    is_read_by_row,
     is_transposed,
     logarithm_of,
     render_spec,
@@ -70,7 +71,7 @@ def convert(source: Path, weights: str, progress: Progress | None = None) -> Pat
 
     Args:
         source: a model file of any supported format.
-        weights: "f32", "bf16" or "q8", the type of the matrices.
+        weights: "f32", "bf16", "q8" or "q4", the type of the matrices.
         progress: told how far it is, after every tensor, and while the new file is verified.
 
     Returns:
@@ -171,13 +172,16 @@ class _Conversion:
         array = file.array(stored)
         if array.dtype == np.int8:
             array = dequantize(array, file.array(stored + SCALE))
+        plain_shape = converted_shapes(self.source.spec, "f32")[name][1]
+        if array.dtype == np.uint8:
+            array = q4.unpack(array, plain_shape)
         if array.ndim >= 2 and is_transposed(name) and not self.source.is_turned(name):
             array = array.swapaxes(-1, -2)
         logarithm = logarithm_of(name)
         if logarithm and stored.endswith(logarithm):
             with np.errstate(over="ignore"):  # what is not finite is refused
                 array = np.exp(to_float32(array))
-        array = array.reshape(shapes[name][1])
+        array = array.reshape(plain_shape)
         return _convert_tensor(file, entry, array, dtype, shapes[entry][1])
 
     def _check_room(self, folder: Path, size: int) -> None:
@@ -200,6 +204,10 @@ def _convert_tensor(
     """What an entry of the type `dtype` holds of the values of `array`, block by block."""
     result: Array = np.empty(shape, safetensors.DTYPES[dtype])
     rows = max(1, BLOCK // max(1, array[0].size))
+    together = 1  # rows of the array that become one of the result
+    if dtype == "U8" and not is_read_by_row(entry):
+        together = q4.TILE_ROWS
+        rows = -(-rows // together) * together
     for start in range(0, len(array), rows):
         block = array[start : start + rows]
         values = to_float32(block)
@@ -208,6 +216,10 @@ def _convert_tensor(
             block = scales_of(values)
         elif finite and dtype == "I8":
             block = quantize(values)
+        elif finite and dtype == "U8":
+            groups = q4.quantize(values)
+            finite = all(np.isfinite(to_float32(part)).all() for part in groups[1:])
+            block = q4.pack_rows(groups) if together == 1 else q4.pack_tiles(groups)
         elif array.dtype != result.dtype:
             block = from_float32(values, dtype)
             finite = finite and bool(np.isfinite(to_float32(block)).all())
@@ -216,7 +228,7 @@ def _convert_tensor(
                 f"{file.path}: tensor {entry.removesuffix(SCALE)} holds a value that is not finite "
                 "or too large. The file is damaged: get it again."
             )
-        result[start : start + rows] = block
+        result[start // together : (start + rows) // together] = block
     return result
 
 

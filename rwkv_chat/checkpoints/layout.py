@@ -1,11 +1,13 @@
 """Where each weight of a model stands: names and shapes of official and converted files."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
+from rwkv_chat.checkpoints.q4 import row_shape, tile_shape
 from rwkv_chat.checkpoints.q8 import SCALE, scale_shape
 from rwkv_chat.checkpoints.reading import TensorShape
 from rwkv_chat.errors import MissingTensorError, NotAModelError, ShapeError
@@ -18,6 +20,7 @@ __all__ = [
     "check_shapes",
     "converted_shapes",
     "is_low_rank",
+    "is_read_by_row",
     "is_transposed",
     "is_vector",
     "logarithm_of",
@@ -44,16 +47,9 @@ _MAXIMA = {
     "ctx_len": 16_384,
 }
 
-# By weights type, and whether the matrix is half of a low-rank pair.
-_MATRIX_TYPES = {
-    ("f32", False): "F32",
-    ("f32", True): "F32",
-    ("bf16", False): "BF16",
-    ("bf16", True): "BF16",
-    ("q8", False): "I8",
-    ("q8", True): "BF16",
-}
-_WIDEST_FIRST = ("F32", "BF16", "I8")
+_MATRIX_TYPES = {"f32": "F32", "bf16": "BF16", "q8": "I8", "q4": "I8"}
+_WIDEST_FIRST = ("F32", "BF16", "I8", "U8")
+_LARGE = re.compile(r"blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output|gate)\.weight")
 
 
 def official_shapes(spec: ModelSpec) -> Shapes:
@@ -89,6 +85,11 @@ def is_low_rank(name: str) -> bool:
     return rule is not None and rule.kind == "low_rank"
 
 
+def is_read_by_row(name: str) -> bool:
+    """Whether only some rows of a converted matrix are read in a step."""
+    return name.endswith(".ffn.value.weight")
+
+
 def logarithm_of(name: str) -> str:
     """The name of what some files hold instead: the tensor's logarithm; empty where none do."""
     rule = _rule(name)
@@ -101,13 +102,22 @@ def converted_shapes(spec: ModelSpec, weights: str) -> dict[str, tuple[str, tupl
     """Type and shape of every tensor of a converted file, in file order.
 
     The float32 vectors come first, then the wider types, so that every tensor is aligned to its
-    type. In "q8" every matrix is int8 and has its scales beside it; low-rank pairs, which are small
-    and decide much, are bfloat16.
+    type. In "q8" every matrix is int8 and has its scales beside it. In "q4" the projections of the
+    layers are packed as uint8; what they have by the token, in pairs of low rank, and the
+    embeddings and the head decide more, and are as in "q8". Matrices in a stack remain bfloat16.
     """
-    entries = {}
+    entries: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, shape in official_shapes(spec).items():
-        dtype = "F32" if is_vector(name) else _MATRIX_TYPES[weights, is_low_rank(name)]
-        kept = shape if is_vector(name) else _kept(name, shape)
+        if is_vector(name):
+            entries[name] = ("F32", shape)
+            continue
+        kept = _kept(name, shape)
+        dtype = _MATRIX_TYPES[weights]
+        if dtype == "I8" and len(kept) > 2:
+            dtype = "BF16"
+        if weights == "q4" and _LARGE.fullmatch(name):
+            entries[name] = ("U8", row_shape(kept) if is_read_by_row(name) else tile_shape(kept))
+            continue
         entries[name] = (dtype, kept)
         if dtype == "I8":
             entries[name + SCALE] = ("F32", scale_shape(kept))

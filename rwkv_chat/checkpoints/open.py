@@ -30,9 +30,9 @@ class ConvertedModel:
     """Weights ready for use: read-only arrays mapped from a converted file.
 
     `fingerprint` names what they compute: it covers the weights and the spec.
-    `tensors` are in the converted layout, float32, (bfloat16) uint16 or (q8) int8. `source` is the
-    file (or the index of several) that was asked for, `path` the one that is mapped; they differ
-    when it had to be converted.
+    `tensors` are in the converted layout, float32, (bfloat16) uint16, (q8) int8 or (q4) uint8.
+    `source` is the file (or the index of several) that was asked for, `path` the one that is
+    mapped; they differ when it had to be converted.
     `vocabulary` is the text of the one inside the file where `tokenizer` is "inside", else "".
     """
 
@@ -87,7 +87,7 @@ def open_model(
 
     Args:
         path: the file.
-        weights: "f32", "bf16" or "q8"; None takes that of a converted file, and otherwise the
+        weights: "f32", "bf16", "q8" or "q4"; None takes that of a converted file, and otherwise the
             smallest type that holds the weights of the file exactly.
         progress: told how far a conversion is; it cancels by raising.
         group_norm_eps: replaces that of the file, for models that were trained with another one

@@ -5,13 +5,10 @@ magnitude / 127, and every weight is kept within half a scale. In a file the sca
 a float32 tensor [rows, groups] of the same name and SCALE.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GROUP", "SCALE", "dequantize", "plain", "quantize", "scale_shape", "scales_of"]
+__all__ = ["GROUP", "SCALE", "dequantize", "quantize", "scale_shape", "scales_of"]
 
 GROUP = 128
 """Columns that share a scale; the kernels know the same number."""
@@ -45,15 +42,6 @@ def quantize(values: F32) -> npt.NDArray[np.int8]:
 def dequantize(numbers: npt.NDArray[np.int8], scales: F32) -> F32:
     """The weights [R, C] of which `numbers` [R, C] and `scales` [R, groups] were made, rounded."""
     return numbers * np.repeat(scales, GROUP, axis=1)[:, : numbers.shape[1]]
-
-
-def plain(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of a converted model with its int8 matrices as float32, and without scales."""
-    return {
-        name: dequantize(array, tensors[name + SCALE]) if array.dtype == np.int8 else array
-        for name, array in tensors.items()
-        if not name.endswith(SCALE)
-    }
 
 
 def _grouped(values: F32) -> F32:

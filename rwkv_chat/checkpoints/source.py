@@ -141,7 +141,7 @@ def _converted(checkpoint: Checkpoint) -> Source:
         template=metadata["template"],
         weights=metadata["weights"],
         payload_sha256=metadata["fingerprint"],
-        dtype={"f32": "F32", "bf16": "BF16", "q8": "I8"}[metadata["weights"]],
+        dtype={"f32": "F32", "bf16": "BF16", "q8": "I8", "q4": "U8"}[metadata["weights"]],
         vocabulary=metadata.get("vocabulary", ""),
     )
 

@@ -57,5 +57,5 @@ def check(name: str, need: int, available: int | None) -> None:
         raise MemoryLimitError(
             f"{name} needs {(need + _SLACK) / 2**30:.1f} GiB of memory, and "
             f"{max(available, 0) / 2**30:.1f} GiB are free. Close other programs, use "
-            "--weights q8, or choose a smaller model."
+            "--weights q4, or choose a smaller model."
         )

@@ -53,7 +53,7 @@ class NativeBackend:
     def __init__(
         self,
         spec: ModelSpec,
-        tensors: Mapping[str, npt.NDArray[np.float32 | np.uint16 | np.int8]],
+        tensors: Mapping[str, npt.NDArray[np.float32 | np.uint16 | np.int8 | np.uint8]],
         threads: int | None = None,
         isa: str | None = None,
     ) -> None:
@@ -62,8 +62,9 @@ class NativeBackend:
         Args:
             spec: sizes of the model.
             tensors: the converted form, "format 1": vectors float32; matrices float32, bfloat16 as
-                uint16, or int8 with their scales (see checkpoints.q8). The arrays (or their mapped
-                file) must not change while the model lives.
+                uint16, int8 with their scales (see checkpoints.q8), or packed as uint8 (see
+                checkpoints.q4). The arrays (or their mapped file) must not change while the model
+                lives.
             threads: how many compute; None means one per physical core.
             isa: "scalar", "avx2", "avx512" or "avx512vnni"; None means RWKV_CHAT_ISA or else the
                 fastest.

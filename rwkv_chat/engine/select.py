@@ -6,7 +6,7 @@ from pathlib import Path
 from rwkv_chat.chat.ports import Progress
 from rwkv_chat.checkpoints.folder import find_files
 from rwkv_chat.checkpoints.open import ConvertedModel, FileInfo, inspect, open_model
-from rwkv_chat.checkpoints.q8 import plain
+from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.engine import memory
 from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Backend
 from rwkv_chat.engine.model import Model
@@ -38,7 +38,7 @@ def load_model(
 
     Args:
         path: a file; the first time it is converted, and the converted copy is cached.
-        weights: "f32", "bf16" or "q8".
+        weights: "f32", "bf16", "q8" or "q4".
         device: "cpu".
         threads: None for one per physical core.
         progress: told what is being done and how much of it is done.
@@ -112,7 +112,7 @@ def _backend(name: str, converted: ConvertedModel, threads: int | None) -> Backe
 
         known = spec.generation in NATIVE_GENERATIONS
         remark = "" if known else f"as there are no kernels for RWKV-{spec.generation}"
-        return ReferenceBackend(spec, plain(converted.tensors), remark)
+        return ReferenceBackend(spec, plain(spec, converted.tensors), remark)
     from rwkv_chat.engine.native import NativeBackend
 
     return NativeBackend(spec, converted.tensors, threads)

@@ -9,7 +9,7 @@ from torch import Tensor
 from rwkv_chat.checkpoints.floats import to_float32
 from rwkv_chat.checkpoints.layout import is_transposed
 from rwkv_chat.checkpoints.open import ConvertedModel, open_model
-from rwkv_chat.checkpoints.q8 import plain
+from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.errors import UsageError
 from rwkv_chat.training.model import Trainee
 
@@ -19,7 +19,7 @@ __all__ = ["begin_with", "official_tensors"]
 def official_tensors(converted: ConvertedModel) -> dict[str, Tensor]:
     """The weights of an opened model, float32, by official names and in official shapes."""
     tensors = {}
-    for name, array in plain(converted.tensors).items():
+    for name, array in plain(converted.spec, converted.tensors).items():
         values = to_float32(array)
         tensors[name] = torch.from_numpy(np.array(values.T if is_transposed(name) else values))
     return tensors

@@ -40,7 +40,7 @@ OTHERS = ("fla 7", "fla 6", "transformers 5.2", "web-rwkv 6")
 GGML = ("gguf", "gguf of 6", "rwkv.cpp", "rwkv.cpp of 4", "rwkv.cpp of 5.2", "rwkv.cpp of 6")
 
 
-@pytest.fixture(params=["pth", "safetensors", "converted", "q8", *OLDER, *OTHERS, *GGML])
+@pytest.fixture(params=["pth", "safetensors", "converted", "q8", "q4", *OLDER, *OTHERS, *GGML])
 def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param in GGML:
         return ggml_sample(request.param, tmp_path)
@@ -57,8 +57,8 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         torch.save(official(weights), tmp_path / "m.pth")
         return tmp_path / "m.pth"
     safetensors.torch.save_file(weights, tmp_path / "m.safetensors", {"format": "pt"})
-    if request.param in ("converted", "q8"):
-        weights_type = "q8" if request.param == "q8" else "f32"
+    if request.param in ("converted", "q8", "q4"):
+        weights_type = "f32" if request.param == "converted" else request.param
         return open_model(tmp_path / "m.safetensors", weights_type).path
     return tmp_path / "m.safetensors"
 

@@ -11,9 +11,10 @@ from hypothesis.extra import numpy as arrays
 
 from rwkv_chat.checkpoints import safetensors as files
 from rwkv_chat.checkpoints.convert import convert
-from rwkv_chat.checkpoints.layout import converted_shapes, is_low_rank, is_vector
+from rwkv_chat.checkpoints.layout import converted_shapes, is_vector
 from rwkv_chat.checkpoints.open import inspect, open_model, verify
-from rwkv_chat.checkpoints.q8 import SCALE, dequantize, plain, quantize, scale_shape, scales_of
+from rwkv_chat.checkpoints.plain import plain
+from rwkv_chat.checkpoints.q8 import SCALE, dequantize, quantize, scale_shape, scales_of
 from rwkv_chat.errors import CheckpointError, MissingTensorError, ShapeError, TruncatedError
 from rwkv_chat.models.generations import GENERATIONS
 from tests.kernels.oracle import to_q8
@@ -63,7 +64,7 @@ def test_outliers_spoil_only_their_own_group() -> None:
 
 
 @pytest.mark.parametrize("generation", sorted(GENERATIONS))
-def test_matrices_are_int8_vectors_float32_and_low_rank_pairs_bfloat16(
+def test_matrices_are_int8_vectors_float32_and_stacks_bfloat16(
     tmp_path: Path, generation: str
 ) -> None:
     spec = spec_of(generation)
@@ -79,14 +80,14 @@ def test_matrices_are_int8_vectors_float32_and_low_rank_pairs_bfloat16(
         assert found.flags.aligned
         if is_vector(name):
             assert np.array_equal(found, array)
-        elif is_low_rank(name):
+        elif array.ndim > 2:
             assert found.dtype == np.uint16
         else:
             assert np.array_equal(found, quantize(array))
             assert np.array_equal(model.tensors[name + SCALE], scales_of(array))
         kinds.add(found.dtype.name)
     assert {"float32", "int8"} <= kinds
-    assert plain(model.tensors).keys() == converted_arrays(spec).keys()
+    assert plain(spec, model.tensors).keys() == converted_arrays(spec).keys()
 
 
 def test_it_is_cached_and_verified_and_told_of(source: Path) -> None:
@@ -107,7 +108,7 @@ def test_it_is_cached_and_verified_and_told_of(source: Path) -> None:
 def test_a_converted_file_becomes_other_types(source: Path) -> None:
     made = open_model(source, "q8")
     wide = open_model(made.path, "f32")
-    expected = plain(made.tensors)
+    expected = plain(SPEC, made.tensors)
     assert wide.tensors.keys() == expected.keys()
     for name, array in expected.items():
         values = (array.astype(np.uint32) << 16).view("f4") if array.dtype == np.uint16 else array

@@ -63,11 +63,14 @@ def test_the_environment_chooses_the_backend(monkeypatch: pytest.MonkeyPatch) ->
         load_model(model_file())
 
 
+@pytest.mark.parametrize("weights", ["q8", "q4"])
 @pytest.mark.parametrize("generation", ["4", "5.0", "5.1", "5.2", "6", "7", "7a"])
-def test_both_backends_read_8_bits(monkeypatch: pytest.MonkeyPatch, generation: str) -> None:
-    fast = load("q8", generation)
+def test_both_backends_read_integers(
+    monkeypatch: pytest.MonkeyPatch, generation: str, weights: str
+) -> None:
+    fast = load(weights, generation)
     monkeypatch.setenv("RWKV_CHAT_BACKEND", "reference")
-    slow = load("q8", generation)
+    slow = load(weights, generation)
     assert slow.fingerprint == fast.fingerprint
     logits, _ = slow.forward(list(b"Hello"), None)
     assert (

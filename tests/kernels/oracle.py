@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import numpy.typing as npt
 
-from rwkv_chat.checkpoints.layout import is_low_rank, is_vector
+from rwkv_chat.checkpoints.layout import is_vector
 from rwkv_chat.models.spec import ModelSpec
 from tests.seeded import converted_arrays, spec_of
 
@@ -65,7 +65,7 @@ def as_q8(tensors: Tensors) -> Tensors:
     for name, values in tensors.items():
         if is_vector(name):
             result[name] = values
-        elif is_low_rank(name):
+        elif values.ndim > 2:
             result[name] = to_bf16(values)
         else:
             result[name], result[f"{name}.scale"] = to_q8(values)

@@ -115,7 +115,7 @@ def test_a_step_without_memory_fails_and_can_be_repeated() -> None:
 spec = make_spec(layers=1, heads=8, head_size=64, ffn=16384)
 ids = [1] * 16
 model = load(spec, threads=1)
-leave_memory(9 << 19)
+leave_memory(3 << 20)
 for _ in range(2):
     try:
         model.forward(ids, None)

@@ -117,11 +117,13 @@ def test_a_start_state_is_one_that_has_read_nothing(tmp_path: Path) -> None:
     assert not layers[:, -32:].any()
 
 
-@pytest.mark.parametrize(("weights", "bound"), [("f32", 2e-4), ("bf16", 2e-4), ("q8", 0.05)])
+@pytest.mark.parametrize(
+    ("weights", "bound"), [("f32", 2e-4), ("bf16", 2e-4), ("q8", 0.05), ("q4", 0.05)]
+)
 def test_the_frozen_model_and_the_engine_agree_about_a_start_state(
     weights: str, bound: float, tmp_path: Path
 ) -> None:
-    """Heads of 16 too, and in both forms of the file. The kernels of q8 round inputs as well."""
+    """Heads of 16 too, and in both forms of the file. Those of q8 and q4 round inputs."""
     model, frozen = (
         load_model(model_file(), weights, threads=1),
         open_frozen(model_file(), weights, Plan()),

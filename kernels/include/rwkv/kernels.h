@@ -28,6 +28,18 @@
 // integers. The bound above holds for the rounded x, which is within 2^-15 max |x| (or 2^-126) of x.
 // NaN or infinity in x makes every result of its token NaN. sum_rows takes x as it is, and its bound
 // is (n + 3) e * sum |w x|.
+//
+// q4 weights. A weight is scale * number + least, with a number from 0 to 15, and bfloat16 scale and
+// least of its group: kGroupQ4 columns of one row. There are two layouts, both without alignment:
+// q4, for matmul: tiles of kTileRows rows. Each has for every group in turn the scales of all its
+//   rows, their leasts, and blocks of 8 columns of all its rows: byte 4 r + k of a block holds the
+//   numbers of columns k (lower half) and 4 + k of row r. Rows and columns are filled up.
+// q4_rows, for sum_rows: each row has for every two groups in turn scale and least of both, and 64
+//   bytes that are 16 little-endian integers: bits 4 k to 4 k + 3 of integer i are the number of column
+//   16 k + i. Columns are filled up.
+// matmul rounds as with q8, but to a unit of 2^-13, and a row's terms are the scale times the exact
+// sum, then the least times the sum of the group's activations; its bound is that for the rounded x,
+// (n + 2) e * sum (|scale number| + |least|) |x|, and that of sum_rows (n + 4) e of the same for x.
 #pragma once
 
 #include <stddef.h>
@@ -35,10 +47,14 @@
 
 namespace rwkv {
 
-enum class Weights : uint8_t { f32, bf16, q8 };
+enum class Weights : uint8_t { f32, bf16, q8, q4, q4_rows };
 
 // Columns of a row that share a scale in q8.
 constexpr size_t kGroup = 128;
+
+// Columns of a row that share scale and least in q4, and rows of a tile.
+constexpr size_t kGroupQ4 = 64;
+constexpr size_t kTileRows = 16;
 
 // A borrowed matrix [rows, columns], row-major, at any address.
 struct Matrix {
@@ -97,8 +113,9 @@ struct Kernels {
                    size_t tokens, float* y, size_t y_stride);
 
     // y[c] = sum over i < count, in order, of x[rows[i]] * w[rows[i], c] for c in [first, last).
-    void (*sum_rows)(const Matrix& w, const uint32_t* rows, size_t count, const float* x,
-                     size_t first, size_t last, float* y);
+    // The `following` rows behind them in `rows` are needed next; they change nothing but the time.
+    void (*sum_rows)(const Matrix& w, const uint32_t* rows, size_t count, size_t following,
+                     const float* x, size_t first, size_t last, float* y);
 
     // y = (x - mean) / sqrt(variance + eps) * weight + bias over n elements; y may be x.
     void (*layer_norm)(const float* x, const float* weight, const float* bias, size_t n, float eps,

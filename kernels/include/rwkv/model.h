@@ -51,6 +51,8 @@ struct Segment {
     std::size_t count;         // at least 1
     float* state;              // [Spec::state()], updated in place
     float* logits;             // [V], written after the last id
+    // [Spec::state()] at any address, copied into `state` first; null where that holds it already.
+    const unsigned char* before = nullptr;
 };
 
 class Model {
@@ -75,6 +77,7 @@ private:
     struct Workshop;  // what a call needs for itself: threads and buffers
 
     Workshop& workshop();
+    void copy_states(const std::vector<Segment>& segments, ThreadPool& pool) const;
 
     Spec spec_;
     ModelWeights weights_;
