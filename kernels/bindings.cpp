@@ -315,23 +315,32 @@ std::pair<Floats, Floats> forward(PyModel& self, const Ids& ids, nb::handle stat
     return {std::move(logits), std::move(next)};
 }
 
-std::pair<Floats, Floats> forward_batch(PyModel& self, const Ids& ids, nb::handle states) {
+std::pair<Floats, std::vector<Floats>> forward_batch(PyModel& self, const Ids& ids,
+                                                     const nb::sequence& states) {
     const rwkv::Spec& spec = self.model->spec();
     const std::vector<std::uint32_t> checked = check_ids(ids, spec.vocabulary);
     const std::size_t batch = checked.size();
     if (batch == 0) refuse("forward_batch needs at least one token id.");
-    std::vector<float> next = Buffer(states, "states").floats({batch, spec.state()}, "states");
+    if (nb::len(states) != batch) refuse("forward_batch needs a state for every token id.");
+    std::vector<std::vector<float>> next;
+    for (nb::handle state : states) {
+        next.push_back(state.is_none() ? spec.new_state()
+                                       : Buffer(state, "state").floats({spec.state()}, "state"));
+    }
     std::vector<float> logits(batch * spec.vocabulary);
     std::vector<rwkv::Segment> segments;
     for (std::size_t i = 0; i < batch; ++i) {
-        segments.push_back({&checked[i], 1, &next[i * spec.state()], &logits[i * spec.vocabulary]});
+        segments.push_back({&checked[i], 1, next[i].data(), &logits[i * spec.vocabulary]});
     }
     {
         const Unlocked unlocked;
         self.model->forward(segments);
     }
-    return {to_array(std::move(logits), {batch, spec.vocabulary}),
-            to_array(std::move(next), {batch, spec.state()})};
+    std::vector<Floats> after;
+    for (std::vector<float>& state : next) {
+        after.push_back(to_array(std::move(state), {spec.state()}));
+    }
+    return {to_array(std::move(logits), {batch, spec.vocabulary}), std::move(after)};
 }
 
 void init_decoder(rwkv::Decoder* self, PyModel& model, const rwkv::Vocabulary& vocabulary,

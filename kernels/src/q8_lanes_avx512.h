@@ -126,16 +126,18 @@ inline void pack_rows(const Matrix& w, size_t row, size_t valid, size_t column, 
                       int32_t* to) {
     const unsigned char* rows[16];
     for (size_t r = 0; r < 16; ++r) rows[r] = row_of(w, row + (r < valid ? r : valid - 1)) + column;
-    const size_t ahead = 16 * w.columns;
     constexpr size_t kStep = 16 * kTogether;
     for (size_t j = 0; j < kGroup; j += kStep) {
         const size_t left = j < count ? count - j : 0;
         const __mmask64 mask = left < 64 ? (__mmask64{1} << left) - 1 : ~__mmask64{0};
+        // Rows are too short for the hardware to learn, so what comes after these columns is asked
+        // for: at the end of the rows, in the next ones. Behind the end of the matrix this is harmless.
+        constexpr size_t kAhead = 256;
+        const bool ends = column + j + kAhead >= w.columns;
+        const size_t ahead = j + kAhead + (ends ? 15 * w.columns : 0);
         __m512i v[16];
         for (size_t r = 0; r < 16; ++r) {
-            // Rows are too short for the hardware to learn, so each block asks for the next one.
-            // Behind the end of the matrix this is harmless.
-            if (j % 64 == 0) prefetch(rows[r] + j + ahead);
+            if (j % 64 == 0) prefetch(rows[r] + ahead);
 #ifdef __AVX512VNNI__
             v[r] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, rows[r] + j),
                                     _mm512_set1_epi8(-128));

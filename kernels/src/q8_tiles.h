@@ -17,7 +17,7 @@ constexpr size_t kBytes = 4 / kTogether;             // of a rounded activation
 constexpr size_t kSteps = kFine / kTogether;         // products of a fine group
 constexpr size_t kPanel = kGroup / kTogether * kLanes;  // ints of the weights of a group
 constexpr size_t kChunk = 4;                         // groups of columns that are laid out at once
-constexpr size_t kBatch = kTile * (96 / kTile);      // tokens whose sums are held
+constexpr size_t kBatch = kTile * (132 / kTile);     // tokens whose sums are held
 
 // sums [kT, kLanes] += the products of `groups` groups of weights with activations of kT tokens.
 // `numbers`, `units` and `starts` are those of the first token and group.

@@ -176,7 +176,9 @@ void Step::finish(const Product& product, std::size_t first, std::size_t last) {
         float* y = product.y + t * product.y_stride;
         switch (product.finish) {
             case Finish::tanh:
-                for (std::size_t i = first; i < last; ++i) y[i] = std::tanh(y[i]);
+                // tanh(x) = 2 sigmoid(2 x) - 1
+                kernels_.sigmoid(y + first, y + first, last - first);
+                for (std::size_t i = first; i < last; ++i) y[i] = 2 * y[i] - 1;
                 break;
             case Finish::sigmoid: kernels_.sigmoid(y + first, kZeros, last - first); break;
             case Finish::silu: {
@@ -187,8 +189,12 @@ void Step::finish(const Product& product, std::size_t first, std::size_t last) {
                 break;
             }
             case Finish::squared_relu:
-                // A NaN passes, so that a broken model is noticed.
-                for (std::size_t i = first; i < last; ++i) y[i] = y[i] < 0 ? 0 : y[i] * y[i];
+                // Without a comparison, so that the compiler makes vectors of it. A NaN passes, so
+                // that a broken model is noticed.
+                for (std::size_t i = first; i < last; ++i) {
+                    const float positive = (y[i] + std::fabs(y[i])) * 0.5f;
+                    y[i] = positive * positive;
+                }
                 break;
             case Finish::add_to_x:
                 for (std::size_t i = first; i < last; ++i) x_[t * spec_.width + i] += y[i];

@@ -148,20 +148,10 @@ class NativeBackend:
         checked = check_ids(ids, self._spec.vocab_size)
         if len(checked) != len(states):
             raise UsageError(f"{len(checked)} token ids do not match {len(states)} states.")
-        batch = np.tile(self._layout.new(), (len(states), 1))
-        for row, state in zip(batch, states, strict=True):
-            if state is None:
-                continue
-            if state.shape != row.shape or state.dtype != np.float32:
-                raise UsageError(
-                    f"A state of this model is float32 [{self._layout.size}], "
-                    f"not {state.dtype} {list(state.shape)}."
-                )
-            row[:] = state
         with _refusals(UsageError):
-            logits, new = self._model.forward_batch(checked, batch)
+            logits, new = self._model.forward_batch(checked, states)
         self._n_tokens += len(checked)
-        return logits, [row.copy() for row in new]
+        return logits, new
 
     def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> Decoder:
         """Start or continue an answer; see `engine.backend.Backend.decoder`."""
