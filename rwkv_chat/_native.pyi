@@ -117,6 +117,12 @@ class Decoder:
     ) -> None: ...
     def run(self, max_tokens: int, seconds: float) -> tuple[list[int], str]:
         """New ids, and why it returned; "stop": a stop string ends within the last id's bytes."""
+    @staticmethod
+    def run_together(
+        decoders: Sequence["Decoder"], max_tokens: Sequence[int], seconds: float
+    ) -> list[tuple[list[int], str]]:
+        """`run` for several decoders of one model, none twice, in one pass for a token of each."""
+
     def cancel(self) -> None: ...
     @property
     def state(self) -> F32: ...

@@ -176,6 +176,16 @@ class NativeBackend:
                 end=config.end,
             )
 
+    def run_together(
+        self, decoders: Sequence[Decoder], limits: Sequence[int], seconds: float
+    ) -> list[tuple[list[int], str]]:
+        """One pass over the weights for all; see `engine.backend.Backend.run_together`."""
+        own = [each for each in decoders if isinstance(each, _native.Decoder)]
+        if len(own) != len(decoders):
+            raise UsageError("A decoder of another backend cannot run together with these.")
+        with _refusals(UsageError):
+            return _native.Decoder.run_together(own, limits, seconds)
+
     def _vocabulary_of(self, token_bytes: Sequence[bytes]) -> _native.Vocabulary:
         """Built once for a list of tokens: every answer of a conversation brings the same."""
         if self._vocabulary is None or self._vocabulary[0] is not token_bytes:

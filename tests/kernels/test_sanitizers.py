@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 KERNELS = Path(__file__).parents[2] / "kernels"
-COMMON = ["-std=c++17", "-O1", "-g1", "-ffp-contract=off", "-pthread", f"-I{KERNELS}/include", "-w", "-DRWKV_HAS_AVX512BF16"]
+COMMON = [
+    "-std=c++17",
+    "-O1",
+    "-g1",
+    "-ffp-contract=off",
+    "-pthread",
+    f"-I{KERNELS}/include",
+    "-w",
+    "-DRWKV_HAS_AVX512BF16",
+]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
