@@ -119,7 +119,7 @@ class Decoder:
         """New ids, and why it returned; "stop": a stop string ends within the last id's bytes."""
     @staticmethod
     def run_together(
-        decoders: Sequence["Decoder"], max_tokens: Sequence[int], seconds: float
+        decoders: Sequence[Decoder], max_tokens: Sequence[int], seconds: float
     ) -> list[tuple[list[int], str]]:
         """`run` for several decoders of one model, none twice, in one pass for a token of each."""
 

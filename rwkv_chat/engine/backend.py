@@ -104,7 +104,7 @@ class Backend(Protocol):
     def run_together(
         self, decoders: Sequence[Decoder], limits: Sequence[int], seconds: float
     ) -> list[tuple[list[int], str]]:
-        """`Decoder.run` for several decoders of this backend, none twice, `limits` their max_tokens.
+        """`Decoder.run` for several decoders of this backend, none twice; `limits` are max_tokens.
 
         What each gives is equal to the bit to what it gives alone.
         """

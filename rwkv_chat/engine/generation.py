@@ -94,7 +94,7 @@ class Generation:
                 slice_seconds += self._read_seconds
                 if slice_seconds >= FRAME_SECONDS:
                     slice_seconds = 0.0
-                    yield
+                    yield None
             if len(parts) - 3 <= index < len(parts) - 1 and state is not None:
                 self.kept.append(Kept(keys[index], state))
         if state is None:
