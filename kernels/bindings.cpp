@@ -322,25 +322,27 @@ std::pair<Floats, std::vector<Floats>> forward_batch(PyModel& self, const Ids& i
     const std::size_t batch = checked.size();
     if (batch == 0) refuse("forward_batch needs at least one token id.");
     if (nb::len(states) != batch) refuse("forward_batch needs a state for every token id.");
-    std::vector<std::vector<float>> next;
-    for (nb::handle state : states) {
-        next.push_back(state.is_none() ? spec.new_state()
-                                       : Buffer(state, "state").floats({spec.state()}, "state"));
-    }
+    std::vector<Buffer> given;
+    given.reserve(batch);
+    std::vector<Floats> next;
     std::vector<float> logits(batch * spec.vocabulary);
     std::vector<rwkv::Segment> segments;
-    for (std::size_t i = 0; i < batch; ++i) {
-        segments.push_back({&checked[i], 1, next[i].data(), &logits[i * spec.vocabulary]});
+    const std::vector<float> start = spec.new_state();
+    for (nb::handle state : states) {
+        const std::size_t i = segments.size();
+        const auto* before = reinterpret_cast<const unsigned char*>(start.data());
+        if (!state.is_none()) {
+            given.emplace_back(state, "state");
+            before = given.back().view({spec.state()}, "state");
+        }
+        next.push_back(make_array(spec.state()));
+        segments.push_back({&checked[i], 1, next[i].data(), &logits[i * spec.vocabulary], before});
     }
     {
         const Unlocked unlocked;
         self.model->forward(segments);
     }
-    std::vector<Floats> after;
-    for (std::vector<float>& state : next) {
-        after.push_back(to_array(std::move(state), {spec.state()}));
-    }
-    return {to_array(std::move(logits), {batch, spec.vocabulary}), std::move(after)};
+    return {to_array(std::move(logits), {batch, spec.vocabulary}), std::move(next)};
 }
 
 void init_decoder(rwkv::Decoder* self, PyModel& model, const rwkv::Vocabulary& vocabulary,

@@ -94,27 +94,33 @@ void Decoder::run_together(std::vector<Turn>& turns, double seconds) {
     std::vector<std::uint32_t> ids(turns.size());
     while (!active.empty()) {
         std::vector<Turn*> going;
-        std::vector<Segment> segments;
         for (Turn* turn : active) {
-            Decoder& own = *turn->decoder;
-            if (own.is_cancelled()) turn->ending = Ending::cancelled;
-            if (own.is_cancelled() || turn->ids.size() >= turn->max_tokens) continue;
-            std::uint32_t& id = ids[going.size()];
-            id = own.choose();
-            if (own.settings_.end == id) {
-                turn->ending = Ending::end;
-                continue;
+            if (turn->decoder->is_cancelled()) {
+                turn->ending = Ending::cancelled;
+            } else if (turn->ids.size() < turn->max_tokens) {
+                going.push_back(turn);
             }
-            segments.push_back({&id, 1, own.state_.data(), own.logits_.data()});
-            going.push_back(turn);
         }
         if (going.empty()) break;
-        going[0]->decoder->model_.forward(segments);
+        Model& model = going[0]->decoder->model_;
+        model.share(going.size(), [&](std::size_t i) { ids[i] = going[i]->decoder->choose(); });
+        std::vector<Segment> segments;
+        for (std::size_t i = 0; i < going.size(); ++i) {
+            Decoder& own = *going[i]->decoder;
+            if (own.settings_.end == ids[i]) {
+                going[i]->ending = Ending::end;
+            } else {
+                segments.push_back({&ids[i], 1, own.state_.data(), own.logits_.data()});
+            }
+        }
+        if (!segments.empty()) model.forward(segments);
         active.clear();
         for (std::size_t i = 0; i < going.size(); ++i) {
-            going[i]->ids.push_back(ids[i]);
-            going[i]->ending = going[i]->decoder->take(ids[i]);
-            if (going[i]->ending == Ending::running) active.push_back(going[i]);
+            Turn& turn = *going[i];
+            if (turn.ending == Ending::end) continue;
+            turn.ids.push_back(ids[i]);
+            turn.ending = turn.decoder->take(ids[i]);
+            if (turn.ending == Ending::running) active.push_back(&turn);
         }
         if (std::chrono::duration<double>(Clock::now() - start).count() >= seconds) break;
     }
