@@ -315,23 +315,34 @@ std::pair<Floats, Floats> forward(PyModel& self, const Ids& ids, nb::handle stat
     return {std::move(logits), std::move(next)};
 }
 
-std::pair<Floats, Floats> forward_batch(PyModel& self, const Ids& ids, nb::handle states) {
+std::pair<Floats, std::vector<Floats>> forward_batch(PyModel& self, const Ids& ids,
+                                                     const nb::sequence& states) {
     const rwkv::Spec& spec = self.model->spec();
     const std::vector<std::uint32_t> checked = check_ids(ids, spec.vocabulary);
     const std::size_t batch = checked.size();
     if (batch == 0) refuse("forward_batch needs at least one token id.");
-    std::vector<float> next = Buffer(states, "states").floats({batch, spec.state()}, "states");
+    if (nb::len(states) != batch) refuse("forward_batch needs a state for every token id.");
+    std::vector<Buffer> given;
+    given.reserve(batch);
+    std::vector<Floats> next;
     std::vector<float> logits(batch * spec.vocabulary);
     std::vector<rwkv::Segment> segments;
-    for (std::size_t i = 0; i < batch; ++i) {
-        segments.push_back({&checked[i], 1, &next[i * spec.state()], &logits[i * spec.vocabulary]});
+    const std::vector<float> start = spec.new_state();
+    for (nb::handle state : states) {
+        const std::size_t i = segments.size();
+        const auto* before = reinterpret_cast<const unsigned char*>(start.data());
+        if (!state.is_none()) {
+            given.emplace_back(state, "state");
+            before = given.back().view({spec.state()}, "state");
+        }
+        next.push_back(make_array(spec.state()));
+        segments.push_back({&checked[i], 1, next[i].data(), &logits[i * spec.vocabulary], before});
     }
     {
         const Unlocked unlocked;
         self.model->forward(segments);
     }
-    return {to_array(std::move(logits), {batch, spec.vocabulary}),
-            to_array(std::move(next), {batch, spec.state()})};
+    return {to_array(std::move(logits), {batch, spec.vocabulary}), std::move(next)};
 }
 
 void init_decoder(rwkv::Decoder* self, PyModel& model, const rwkv::Vocabulary& vocabulary,
@@ -385,6 +396,33 @@ std::pair<std::vector<std::uint32_t>, std::string> run(rwkv::Decoder& self, std:
     return {std::move(ids), name_of(ending)};
 }
 
+std::vector<std::pair<std::vector<std::uint32_t>, std::string>> run_together(
+    const nb::sequence& decoders, const Ids& max_tokens, double seconds) {
+    if (nb::len(decoders) != max_tokens.size()) refuse("max_tokens must have one for each decoder.");
+    if (std::isnan(seconds)) refuse("seconds must be a number.");
+    std::vector<rwkv::Decoder::Turn> turns;
+    for (nb::handle decoder : decoders) {
+        const std::int64_t most = max_tokens[turns.size()];
+        if (most < 0) refuse("max_tokens must not be negative.");
+        auto* own = nb::cast<rwkv::Decoder*>(decoder);
+        for (const rwkv::Decoder::Turn& other : turns) {
+            if (own == other.decoder || &own->model() != &other.decoder->model()) {
+                refuse("Decoders that run together must be different ones of one model.");
+            }
+        }
+        turns.push_back({own, static_cast<std::uint64_t>(most)});
+    }
+    {
+        const Unlocked unlocked;
+        rwkv::Decoder::run_together(turns, seconds);
+    }
+    std::vector<std::pair<std::vector<std::uint32_t>, std::string>> results;
+    for (rwkv::Decoder::Turn& turn : turns) {
+        results.emplace_back(std::move(turn.ids), name_of(turn.ending));
+    }
+    return results;
+}
+
 // Waits for a current run, which needs the GIL to return.
 template <auto kRead>
 Floats copy_of(const rwkv::Decoder& self) {
@@ -431,6 +469,8 @@ NB_MODULE(_native, module) {
              nb::arg("decay"), nb::arg("seed"), nb::arg("stops"), nb::arg("exempt"),
              nb::arg("generated"), nb::arg("end").none() = 0, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
         .def("run", &run, nb::arg("max_tokens"), nb::arg("seconds"))
+        .def_static("run_together", &run_together, nb::arg("decoders"), nb::arg("max_tokens"),
+                    nb::arg("seconds"))
         .def("cancel", &rwkv::Decoder::cancel)
         .def_prop_ro("state", &copy_of<&rwkv::Decoder::state>, nb::rv_policy::move)
         .def_prop_ro("logits", &copy_of<&rwkv::Decoder::logits>, nb::rv_policy::move);

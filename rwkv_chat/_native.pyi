@@ -87,8 +87,10 @@ class Model:
 
         Raises IndexError for an id outside the vocabulary, ValueError for no ids or a wrong state.
         """
-    def forward_batch(self, ids: Sequence[int], states: F32) -> tuple[F32, F32]:
-        """`states` float32 [B, S]; returns logits [B, V] and new states [B, S]."""
+    def forward_batch(
+        self, ids: Sequence[int], states: Sequence[F32 | None]
+    ) -> tuple[F32, list[F32]]:
+        """B states, float32 [S] or None; returns logits [B, V] and B new states."""
 
 class Decoder:
     """One answer; see engine.backend.Decoder and DecoderConfig. Does not survive a fork."""
@@ -115,6 +117,12 @@ class Decoder:
     ) -> None: ...
     def run(self, max_tokens: int, seconds: float) -> tuple[list[int], str]:
         """New ids, and why it returned; "stop": a stop string ends within the last id's bytes."""
+    @staticmethod
+    def run_together(
+        decoders: Sequence[Decoder], max_tokens: Sequence[int], seconds: float
+    ) -> list[tuple[list[int], str]]:
+        """`run` for several decoders of one model, none twice, in one pass for a token of each."""
+
     def cancel(self) -> None: ...
     @property
     def state(self) -> F32: ...

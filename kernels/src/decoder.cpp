@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -57,25 +58,77 @@ std::uint32_t Decoder::choose() {
     return sampler_.choose(adjusted_, settings_.sampling, random_number(settings_.seed, draw_));
 }
 
+Ending Decoder::take(std::uint32_t id) {
+    ++draw_;
+    penalties_.count(id);
+    const bool stopped = completes_stop(id);
+    if (!all_finite(logits_.data(), logits_.size())) return Ending::non_finite;
+    return stopped ? Ending::stop : Ending::running;
+}
+
 Ending Decoder::run(std::uint64_t max_tokens, double seconds, std::vector<std::uint32_t>& ids) {
+    std::vector<Turn> turns{{this, max_tokens}};
+    run_together(turns, seconds);
+    ids.insert(ids.end(), turns[0].ids.begin(), turns[0].ids.end());
+    return turns[0].ending;
+}
+
+void Decoder::run_together(std::vector<Turn>& turns, double seconds) {
     using Clock = std::chrono::steady_clock;
     const Clock::time_point start = Clock::now();
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (!all_finite(logits_.data(), logits_.size())) return Ending::non_finite;
-    for (std::uint64_t count = 0; count < max_tokens; ++count) {
-        if (cancelled_.load(std::memory_order_relaxed)) return Ending::cancelled;
-        const std::uint32_t id = choose();
-        if (settings_.end == id) return Ending::end;
-        model_.forward({{&id, 1, state_.data(), logits_.data()}});
-        ids.push_back(id);
-        ++draw_;
-        penalties_.count(id);
-        const bool stopped = completes_stop(id);
-        if (!all_finite(logits_.data(), logits_.size())) return Ending::non_finite;
-        if (stopped) return Ending::stop;
+    std::vector<Decoder*> decoders;
+    for (const Turn& turn : turns) decoders.push_back(turn.decoder);
+    // Always in the same order, so that two calls cannot wait for each other.
+    std::sort(decoders.begin(), decoders.end(), std::less<>());
+    std::vector<std::unique_lock<std::mutex>> locks;
+    for (const Decoder* decoder : decoders) locks.emplace_back(decoder->mutex_);
+    std::vector<Turn*> active;
+    for (Turn& turn : turns) {
+        const std::vector<float>& logits = turn.decoder->logits_;
+        if (!all_finite(logits.data(), logits.size())) {
+            turn.ending = Ending::non_finite;
+        } else {
+            active.push_back(&turn);
+        }
+    }
+    std::vector<std::uint32_t> ids(turns.size());
+    while (!active.empty()) {
+        std::vector<Turn*> going;
+        for (Turn* turn : active) {
+            if (turn->decoder->is_cancelled()) {
+                turn->ending = Ending::cancelled;
+            } else if (turn->ids.size() < turn->max_tokens) {
+                going.push_back(turn);
+            }
+        }
+        if (going.empty()) break;
+        Model& model = going[0]->decoder->model_;
+        model.share(going.size(), [&](std::size_t i) { ids[i] = going[i]->decoder->choose(); });
+        std::vector<Segment> segments;
+        for (std::size_t i = 0; i < going.size(); ++i) {
+            Decoder& own = *going[i]->decoder;
+            if (own.settings_.end == ids[i]) {
+                going[i]->ending = Ending::end;
+            } else {
+                segments.push_back({&ids[i], 1, own.state_.data(), own.logits_.data()});
+            }
+        }
+        if (!segments.empty()) model.forward(segments);
+        active.clear();
+        for (std::size_t i = 0; i < going.size(); ++i) {
+            Turn& turn = *going[i];
+            if (turn.ending == Ending::end) continue;
+            turn.ids.push_back(ids[i]);
+            turn.ending = turn.decoder->take(ids[i]);
+            if (turn.ending == Ending::running) active.push_back(&turn);
+        }
         if (std::chrono::duration<double>(Clock::now() - start).count() >= seconds) break;
     }
-    return cancelled_.load(std::memory_order_relaxed) ? Ending::cancelled : Ending::running;
+    for (Turn* turn : active) {
+        if (turn->ending == Ending::running && turn->decoder->is_cancelled()) {
+            turn->ending = Ending::cancelled;
+        }
+    }
 }
 
 std::vector<float> Decoder::state() const {

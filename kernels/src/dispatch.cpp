@@ -5,33 +5,36 @@
 
 #include "operations.h"
 
-#define RWKV_TABLE(isa)                                                                         \
-    {#isa,         isa::matmul, isa::sum_rows, isa::layer_norm, isa::token_shift, isa::sigmoid, \
-     isa::decay6,  isa::decay7, isa::wkv4,     isa::wkv5,       isa::wkv7,        isa::largest, \
-     isa::weigh,   isa::mass_from, isa::keep_between}
+#define RWKV_TABLE(isa, newest)                                                             \
+    {#newest,              newest::round,   newest::matmul,   newest::sum_rows,             \
+     newest::sum_all_rows, isa::layer_norm, isa::token_shift, isa::sigmoid,                 \
+     isa::decay6,          isa::decay7,     isa::wkv4,        isa::wkv5,                    \
+     isa::wkv7,            isa::largest,    isa::weigh,       isa::mass_from,               \
+     isa::keep_between}
 
 namespace rwkv {
 
 const std::vector<const Kernels*>& available_kernels() {
     static const std::vector<const Kernels*> available = [] {
-        static const Kernels scalar = RWKV_TABLE(scalar);
+        static const Kernels scalar = RWKV_TABLE(scalar, scalar);
         std::vector<const Kernels*> found{&scalar};
 #if defined(__x86_64__)
-        static const Kernels avx2 = RWKV_TABLE(avx2);
-        static const Kernels avx512 = RWKV_TABLE(avx512);
-        static const Kernels avx512vnni = [] {
-            Kernels kernels = avx512;
-            kernels.name = "avx512vnni";
-            kernels.matmul = avx512vnni::matmul;
-            return kernels;
-        }();
+        static const Kernels avx2 = RWKV_TABLE(avx2, avx2);
+        static const Kernels avx512 = RWKV_TABLE(avx512, avx512);
+        static const Kernels avx512vnni = RWKV_TABLE(avx512, avx512vnni);
         __builtin_cpu_init();
         const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
         if (has_avx2) found.push_back(&avx2);
         if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
             found.push_back(&avx512);
-            if (__builtin_cpu_supports("avx512vnni")) found.push_back(&avx512vnni);
+            if (__builtin_cpu_supports("avx512vnni")) {
+                found.push_back(&avx512vnni);
+#ifdef RWKV_HAS_AVX512BF16
+                static const Kernels avx512bf16 = RWKV_TABLE(avx512, avx512bf16);
+                if (__builtin_cpu_supports("avx512bf16")) found.push_back(&avx512bf16);
+#endif
+            }
         }
 #endif
         return found;

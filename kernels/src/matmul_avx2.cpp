@@ -3,6 +3,7 @@
 
 #include "lanes_avx2.h"
 #include "operations.h"
+#include "rounding.h"
 
 namespace rwkv::avx2 {
 namespace {
@@ -84,15 +85,36 @@ void multiply(const Matrix& w, size_t first, size_t last, const float* x, size_t
     }
 }
 
+// Rounded to bfloat16, to the nearest, ties to even.
+__m256 round_lanes(__m256 x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
+    const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xFFFF0000u));
+    const __m256i rounded = _mm256_and_si256(_mm256_add_epi32(bits, half), upper);
+    return _mm256_blendv_ps(_mm256_castsi256_ps(rounded), x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
 }  // namespace
 
-void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
-            size_t tokens, float* y, size_t y_stride) {
+void round(Weights weights, const float* x, size_t n, unsigned char* rounded) {
+    if (weights == Weights::q8) return round_q8(x, n, rounded);
+    float* values = reinterpret_cast<float*>(rounded);
+    for (size_t i = 0; i < n; i += kLanes) {
+        const __m256 own = _mm256_maskload_ps(x + i, mask_of(n - i));
+        _mm256_maskstore_ps(values + i, mask_of(n - i), weights == Weights::bf16 ? round_lanes(own) : own);
+    }
+}
+
+void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,
+            float* y, size_t y_stride) {
+    const float* floats = reinterpret_cast<const float*>(x);
+    const size_t stride = rounded_bytes(w.weights, w.columns) / sizeof(float);
     switch (w.weights) {
-        case Weights::f32: return multiply<false>(w, first, last, x, x_stride, tokens, y, y_stride);
-        case Weights::bf16: return multiply<true>(w, first, last, x, x_stride, tokens, y, y_stride);
-        case Weights::q8: return matmul_q8(w, first, last, x, x_stride, tokens, y, y_stride);
-        case Weights::q4: return matmul_q4(w, first, last, x, x_stride, tokens, y, y_stride);
+        case Weights::f32: return multiply<false>(w, first, last, floats, stride, tokens, y, y_stride);
+        case Weights::bf16: return multiply<true>(w, first, last, floats, stride, tokens, y, y_stride);
+        case Weights::q8: return matmul_q8(w, first, last, x, tokens, y, y_stride);
+        case Weights::q4: return matmul_q4(w, first, last, floats, stride, tokens, y, y_stride);
         case Weights::q4_rows: return;  // only for sum_rows
     }
 }

@@ -3,6 +3,7 @@
 
 #include "lanes_avx512.h"
 #include "operations.h"
+#include "rounding.h"
 
 namespace rwkv::avx512 {
 namespace {
@@ -119,15 +120,37 @@ void multiply(const Matrix& w, size_t first, size_t last, const float* x, size_t
     }
 }
 
+// Rounded to bfloat16, to the nearest, ties to even.
+__m512 round_lanes(__m512 x) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xFFFF0000u));
+    const __m512i rounded = _mm512_and_si512(_mm512_add_epi32(bits, half), upper);
+    return _mm512_mask_mov_ps(_mm512_castsi512_ps(rounded), _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x);
+}
+
 }  // namespace
 
-void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
-            size_t tokens, float* y, size_t y_stride) {
+void round(Weights weights, const float* x, size_t n, unsigned char* rounded) {
+    if (weights == Weights::q8) return round_q8(x, n, rounded);
+    float* values = reinterpret_cast<float*>(rounded);
+    for (size_t i = 0; i < n; i += kLanes) {
+        const __mmask16 mask = n - i < kLanes ? mask_of(n - i) : 0xFFFF;
+        const __m512 own = _mm512_maskz_loadu_ps(mask, x + i);
+        _mm512_mask_storeu_ps(values + i, mask, weights == Weights::bf16 ? round_lanes(own) : own);
+    }
+}
+
+void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,
+            float* y, size_t y_stride) {
+    const float* floats = reinterpret_cast<const float*>(x);
+    const size_t stride = rounded_bytes(w.weights, w.columns) / sizeof(float);
     switch (w.weights) {
-        case Weights::f32: return multiply<false>(w, first, last, x, x_stride, tokens, y, y_stride);
-        case Weights::bf16: return multiply<true>(w, first, last, x, x_stride, tokens, y, y_stride);
-        case Weights::q8: return matmul_q8(w, first, last, x, x_stride, tokens, y, y_stride);
-        case Weights::q4: return matmul_q4(w, first, last, x, x_stride, tokens, y, y_stride);
+        case Weights::f32: return multiply<false>(w, first, last, floats, stride, tokens, y, y_stride);
+        case Weights::bf16: return multiply<true>(w, first, last, floats, stride, tokens, y, y_stride);
+        case Weights::q8: return matmul_q8(w, first, last, x, tokens, y, y_stride);
+        case Weights::q4: return matmul_q4(w, first, last, floats, stride, tokens, y, y_stride);
         case Weights::q4_rows: return;  // only for sum_rows
     }
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <utility>
 
 #include "step.h"
@@ -72,6 +73,22 @@ void Model::copy_states(const std::vector<Segment>& segments, ThreadPool& pool) 
                         segment.before + first, std::min(kPiece, size - first));
         });
     }
+}
+
+void Model::share(std::size_t count, const std::function<void(std::size_t)>& body) {
+    Workshop& shop = workshop();
+    const std::lock_guard<std::mutex> turn(shop.turn);
+    std::exception_ptr failure;
+    std::mutex failing;
+    shop.pool.run(count, [&](std::size_t i) {
+        try {
+            body(i);
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(failing);
+            failure = std::current_exception();
+        }
+    });
+    if (failure) std::rethrow_exception(failure);
 }
 
 void Model::forward(const std::vector<Segment>& segments) {

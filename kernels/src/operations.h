@@ -5,11 +5,15 @@
 
 #define RWKV_DECLARE_OPERATIONS(isa)                                                              \
     namespace rwkv::isa {                                                                         \
-    void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,      \
-                size_t tokens, float* y, size_t y_stride);                                        \
+    void round(Weights weights, const float* x, size_t n, unsigned char* rounded);                \
+    void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,\
+                float* y, size_t y_stride);                                                       \
     void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following,          \
                   const float* x, size_t first, size_t last, float* y);                           \
-    void matmul_q8(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,   \
+    void sum_all_rows(const Matrix& w, const float* x, size_t x_stride, size_t tokens,            \
+                      size_t first, size_t last, float* y, size_t y_stride);                      \
+    void round_q8(const float* x, size_t n, unsigned char* rounded);                              \
+    void matmul_q8(const Matrix& w, size_t first, size_t last, const unsigned char* x,            \
                    size_t tokens, float* y, size_t y_stride);                                     \
     void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t following,       \
                      const float* x, size_t first, size_t last, float* y);                        \
@@ -38,12 +42,25 @@ RWKV_DECLARE_OPERATIONS(scalar)
 RWKV_DECLARE_OPERATIONS(avx2)
 RWKV_DECLARE_OPERATIONS(avx512)
 
-// AVX-512 with integer dot products; everything else is that of avx512.
+// What newer instructions change; everything else is that of avx512, or of avx512vnni.
+#define RWKV_DECLARE_PRODUCTS(isa)                                                                \
+    namespace rwkv::isa {                                                                         \
+    void round(Weights weights, const float* x, size_t n, unsigned char* rounded);                \
+    void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,\
+                float* y, size_t y_stride);                                                       \
+    void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following,          \
+                  const float* x, size_t first, size_t last, float* y);                           \
+    void sum_all_rows(const Matrix& w, const float* x, size_t x_stride, size_t tokens,            \
+                      size_t first, size_t last, float* y, size_t y_stride);                      \
+    }
+
+RWKV_DECLARE_PRODUCTS(avx512vnni)
+RWKV_DECLARE_PRODUCTS(avx512bf16)
+
+#undef RWKV_DECLARE_PRODUCTS
+#undef RWKV_DECLARE_OPERATIONS
+
 namespace rwkv::avx512vnni {
 void matmul_q4(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
                size_t tokens, float* y, size_t y_stride);
-void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride, size_t tokens,
-            float* y, size_t y_stride);
 }
-
-#undef RWKV_DECLARE_OPERATIONS

@@ -1,16 +1,322 @@
+// With integer dot products weights are made 128 more, as the first factors have no sign; the sums of
+// activations that start_sum takes make good for it. All sums of fine groups are exact, so they may
+// be made in any order.
+
 #include "operations.h"
-#include "q8_matmul_avx512.h"
+#include "q8_lanes_avx512.h"
+#include "q8_tiles.h"
 
 namespace rwkv::avx512vnni {
+namespace {
 
-void matmul(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride, size_t tokens,
+constexpr size_t kStrip = 64;  // columns in a vector
+
+__m512i load_biased(const unsigned char* p, __mmask64 mask) {
+    return _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, p), _mm512_set1_epi8(-128));
+}
+
+__mmask64 bytes_left(size_t count) {
+    return count < 64 ? (__mmask64{1} << count) - 1 : ~__mmask64{0};
+}
+
+// The sums of eight fine groups in a row, from their products in fours: two groups to a vector.
+__m256i sum_fines(__m512i a, __m512i b, __m512i c, __m512i d) {
+    const auto add = [](__m512i x, __m512i y) {
+        return _mm512_add_epi32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
+    };
+    const __m512i ab = add(a, b);
+    const __m512i cd = add(c, d);
+    const __m512i sums = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    // Of the four parts of 128 bits the first two belong to the first groups of a to d.
+    const __m512i pairs = _mm512_add_epi32(sums, _mm512_shuffle_i32x4(sums, sums, 0xB1));
+    const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 0, 0, 0, 0, 0, 0, 0, 0);
+    return _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, pairs));
+}
+
+// The products of one row with one token, as sums of fine groups: `columns` from the start of
+// `row` and `numbers`.
+void sum_row(const unsigned char* row, const unsigned char* numbers, size_t columns, int32_t* sums) {
+    size_t j = 0;
+    for (; j + 4 * kStrip <= columns; j += 4 * kStrip) {
+        __m512i products[4];
+        for (size_t i = 0; i < 4; ++i) {
+            const size_t at = j + i * kStrip;
+            prefetch(row + at + kAhead);
+            const __m512i weights =
+                _mm512_xor_si512(_mm512_loadu_si512(row + at), _mm512_set1_epi8(-128));
+            products[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights,
+                                              _mm512_loadu_si512(numbers + at));
+        }
+        _mm256_store_si256(reinterpret_cast<__m256i*>(sums + j / kFine),
+                           sum_fines(products[0], products[1], products[2], products[3]));
+    }
+    if (j == columns) return;
+    __m512i products[4] = {};
+    for (size_t i = 0; i < 4 && j + i * kStrip < columns; ++i) {
+        const size_t at = j + i * kStrip;
+        products[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(),
+                                          load_biased(row + at, bytes_left(columns - at)),
+                                          _mm512_loadu_si512(numbers + at));
+    }
+    _mm256_store_si256(reinterpret_cast<__m256i*>(sums + j / kFine),
+                       sum_fines(products[0], products[1], products[2], products[3]));
+}
+
+// One token: rows one after the other are one stream, which the hardware follows.
+void multiply_one(const Matrix& w, size_t first, size_t last, const unsigned char* x, float* y) {
+    constexpr size_t kPiece = 4096;  // columns at a time
+    constexpr size_t kSums = kPiece / kFine;
+    const RoundedQ8 parts(w.columns);
+    const size_t groups = groups_of(w.columns);
+    for (size_t row = first; row < last; row += kLanes) {
+        const size_t valid = last - row < kLanes ? last - row : kLanes;
+        const __mmask16 mask = mask_of(valid);
+        const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const __m512i places = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(groups)));
+        __m512 total = _mm512_setzero_ps();
+        for (size_t begin = 0; begin < w.columns; begin += kPiece) {
+            const size_t columns = w.columns - begin < kPiece ? w.columns - begin : kPiece;
+            alignas(64) int32_t sums[kLanes][kSums];
+            for (size_t lane = 0; lane < valid; ++lane) {
+                sum_row(row_of(w, row + lane) + begin, x + parts.numbers + begin, columns, sums[lane]);
+            }
+            for (size_t fine = 0; fine * kFine < columns; fine += kLanes) {
+                __m512i v[kLanes];
+                for (size_t lane = 0; lane < kLanes; ++lane) {
+                    v[lane] = _mm512_load_si512(sums[lane < valid ? lane : 0] + fine);
+                }
+                transpose(v);
+                for (size_t i = 0; i < kLanes && (fine + i) * kFine < columns; i += kFines) {
+                    __m512 part = _mm512_setzero_ps();
+                    const size_t own = begin / kFine + fine + i;
+                    for (size_t j = 0; j < kFines; ++j) {
+                        const __m512i dots =
+                            _mm512_add_epi32(v[i + j], start_sum(x + parts.sums + 4 * (own + j)));
+                        part = _mm512_fmadd_ps(to_floats(dots), broadcast_float(x + 4 * (own + j)), part);
+                    }
+                    const unsigned char* scales = scales_of(w, row) + 4 * (own / kFines);
+                    const __m512 scale = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, places,
+                                                                  scales, sizeof(float));
+                    total = _mm512_fmadd_ps(part, scale, total);
+                }
+            }
+        }
+        _mm512_mask_storeu_ps(y + row, mask, total);
+    }
+}
+
+// Four rows of 64 bytes each become four vectors of columns with four numbers each. In vector i are
+// columns 4 i to 4 i + 3 of each 16.
+void interleave(const __m512i (&rows)[4], __m512i (&columns)[4]) {
+    const __m512i ab = _mm512_unpacklo_epi8(rows[0], rows[1]);
+    const __m512i cd = _mm512_unpacklo_epi8(rows[2], rows[3]);
+    columns[0] = _mm512_unpacklo_epi16(ab, cd);
+    columns[1] = _mm512_unpackhi_epi16(ab, cd);
+    const __m512i more_ab = _mm512_unpackhi_epi8(rows[0], rows[1]);
+    const __m512i more_cd = _mm512_unpackhi_epi8(rows[2], rows[3]);
+    columns[2] = _mm512_unpacklo_epi16(more_ab, more_cd);
+    columns[3] = _mm512_unpackhi_epi16(more_ab, more_cd);
+}
+
+// Puts 64 sums in the order of `interleave` back into that of the columns.
+void put_back(const float* sums, size_t stride, size_t count, float* y) {
+    __m512i v[4];
+    for (size_t i = 0; i < 4; ++i) v[i] = _mm512_load_si512(sums + i * stride);
+    const __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x88);
+    const __m512i b = _mm512_shuffle_i32x4(v[0], v[1], 0xDD);
+    const __m512i c = _mm512_shuffle_i32x4(v[2], v[3], 0x88);
+    const __m512i d = _mm512_shuffle_i32x4(v[2], v[3], 0xDD);
+    v[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    v[1] = _mm512_shuffle_i32x4(b, d, 0x88);
+    v[2] = _mm512_shuffle_i32x4(a, c, 0xDD);
+    v[3] = _mm512_shuffle_i32x4(b, d, 0xDD);
+    for (size_t i = 0; i * kLanes < count; ++i) {
+        const __mmask16 mask = count - i * kLanes < kLanes ? mask_of(count - i * kLanes) : 0xFFFF;
+        _mm512_mask_storeu_epi32(y + i * kLanes, mask, v[i]);
+    }
+}
+
+// What the rows of a fine group are multiplied with in each group of columns.
+struct FineFactors {
+    static constexpr size_t kGroups = 16;
+    alignas(64) unsigned char numbers[kGroups][kFine];
+    float units[kGroups];
+    int32_t starts[kGroups];
+
+    void fill(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t group,
+              size_t groups) {
+        const unsigned char* scales[kFine];
+        alignas(64) float own[kFine] = {};
+        for (size_t r = 0; r < count; ++r) {
+            scales[r] = scales_of(w, rows[r]) + group * sizeof(float);
+            own[r] = x[rows[r]];
+        }
+        const __m512 first = _mm512_load_ps(own);
+        const __m512 second = _mm512_load_ps(own + kLanes);
+        alignas(64) float values[kFine] = {};
+        for (size_t g = 0; g < groups; ++g) {
+            for (size_t r = 0; r < count; ++r) values[r] = load_scale(scales[r], g);
+            round_fine(_mm512_mul_ps(first, _mm512_load_ps(values)),
+                       _mm512_mul_ps(second, _mm512_load_ps(values + kLanes)), numbers[g], units + g,
+                       starts + g);
+        }
+    }
+};
+
+// Adds the rows of one fine group to sums of columns from `first`, in the order of `interleave`.
+// `next` are rows that will be wanted then.
+void add_fine(const Matrix& w, const uint32_t* rows, size_t count, const uint32_t* next,
+              size_t next_count, const FineFactors& factors, size_t first, size_t last, float* sums) {
+    const unsigned char* data[kFine];
+    const unsigned char* coming[kFine];
+    const size_t quads = (count + 3) / 4;
+    for (size_t r = 0; r < 4 * quads; ++r) data[r] = row_of(w, rows[r < count ? r : 0]);
+    for (size_t r = 0; r < next_count; ++r) coming[r] = row_of(w, next[r]);
+    for (size_t c = first; c < last; c += kStrip) {
+        const __mmask64 mask = bytes_left(last - c);
+        const size_t group = (c - first) / kGroup;
+        for (size_t r = 0; r < next_count; ++r) prefetch(coming[r] + c);
+        __m512i dots[4];
+        for (__m512i& dot : dots) dot = _mm512_set1_epi32(factors.starts[group]);
+        for (size_t quad = 0; quad < quads; ++quad) {
+            __m512i bytes[4], columns[4];
+            for (size_t r = 0; r < 4; ++r) bytes[r] = load_biased(data[4 * quad + r] + c, mask);
+            interleave(bytes, columns);
+            const __m512i numbers = broadcast_int(factors.numbers[group] + 4 * quad);
+            for (size_t i = 0; i < 4; ++i) dots[i] = dot(dots[i], columns[i], numbers);
+        }
+        const __m512 unit = _mm512_set1_ps(factors.units[group]);
+        for (size_t i = 0; i < 4; ++i) {
+            float* own = sums + (c - first) + i * kLanes;
+            _mm512_store_ps(own, _mm512_fmadd_ps(to_floats(dots[i]), unit, _mm512_load_ps(own)));
+        }
+    }
+}
+
+void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t following,
+              const float* x, size_t first, size_t last, float* y) {
+    constexpr size_t kColumns = FineFactors::kGroups * kGroup;
+    for (size_t start = first; start < last;) {
+        const size_t end = last - start < kColumns ? last : start + kColumns;
+        const size_t group = start / kGroup;
+        const size_t groups = groups_of(end) - group;
+        alignas(64) float sums[kColumns] = {};
+        FineFactors factors;
+        for (size_t i = 0; i < count;) {
+            const size_t taken = take_fine(rows + i, count - i);
+            const size_t next = i + taken;
+            const size_t left = count + following - next;
+            const size_t coming = left > 0 ? take_fine(rows + next, left) : 0;
+            factors.fill(w, rows + i, taken, x, group, groups);
+            add_fine(w, rows + i, taken, rows + next, coming, factors, start, end, sums);
+            i = next;
+        }
+        for (size_t c = start; c < end; c += kStrip) {
+            put_back(sums + (c - start), kLanes, end - c < kStrip ? end - c : kStrip, y + c);
+        }
+        start = end;
+    }
+}
+
+// A part of the hidden rows for some tokens: what add_tiles takes, for one group of rows.
+struct PartNumbers {
+    struct Token {
+        float units[kFines];
+        int32_t starts[kFines];
+        unsigned char numbers[kGroup];
+    };
+    Token tokens[kMaxSummed];
+};
+
+void sum_all_q8(const Matrix& w, const float* x, size_t x_stride, size_t tokens, size_t first,
+                size_t last, float* y, size_t y_stride) {
+    static_assert(kPart == kGroup, "a part is laid out as a group of columns");
+    constexpr size_t kVectors = kGroup / kLanes;
+    alignas(64) int32_t panel[kVectors][kPanel];
+    alignas(64) float sums[kVectors][kMaxSummed * kLanes] = {};
+    alignas(64) float ones[kLanes];
+    alignas(64) PartNumbers numbers;
+    for (float& one : ones) one = 1;
+    const size_t group = first / kGroup;
+    for (size_t begin = 0; begin < w.rows; begin += kPart) {
+        const size_t rows = w.rows - begin < kPart ? w.rows - begin : kPart;
+        alignas(64) float scales[kPart] = {};
+        for (size_t r = 0; r < rows; ++r) scales[r] = load_scale(scales_of(w, begin + r), group);
+        for (size_t t = 0; t < tokens; ++t) {
+            PartNumbers::Token& own = numbers.tokens[t];
+            const float* values = x + t * x_stride + begin;
+            for (size_t r = 0; r < kPart; r += kFine) {
+                const auto lanes = [&](size_t at) {
+                    const size_t left = at < rows ? rows - at : 0;
+                    const __mmask16 mask = left < kLanes ? mask_of(left) : 0xFFFF;
+                    return _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, values + at),
+                                         _mm512_load_ps(scales + at));
+                };
+                round_fine(lanes(r), lanes(r + kLanes), own.numbers + r, own.units + r / kFine,
+                           own.starts + r / kFine);
+            }
+        }
+        for (size_t c = first; c < last; c += kStrip) {
+            const __mmask64 mask = bytes_left(last - c);
+            int32_t(*to)[kPanel] = panel + (c - first) / kLanes;
+            for (size_t r = 0; r < kPart; r += 4) {
+                __m512i bytes[4], columns[4];
+                for (size_t i = 0; i < 4; ++i) {
+                    const size_t row = begin + (r + i < rows ? r + i : rows - 1);
+                    const unsigned char* own = row_of(w, row) + c;
+                    prefetch(own + kPart * w.columns);
+                    bytes[i] = load_biased(own, mask);
+                }
+                interleave(bytes, columns);
+                for (size_t i = 0; i < 4; ++i) _mm512_store_si512(to[i] + r / 4 * kLanes, columns[i]);
+            }
+        }
+        const auto* token = reinterpret_cast<const unsigned char*>(numbers.tokens);
+        for (size_t i = 0; i * kLanes < padded(last - first, kStrip); ++i) {
+            add_tiles(panel[i], ones, 1, token + offsetof(PartNumbers::Token, numbers), token,
+                      token + offsetof(PartNumbers::Token, starts), sizeof(PartNumbers::Token), tokens,
+                      sums[i]);
+        }
+    }
+    for (size_t t = 0; t < tokens; ++t) {
+        for (size_t c = first; c < last; c += kStrip) {
+            put_back(&sums[(c - first) / kLanes][t * kLanes], kMaxSummed * kLanes,
+                     last - c < kStrip ? last - c : kStrip, y + t * y_stride + c);
+        }
+    }
+}
+
+}  // namespace
+
+void round(Weights weights, const float* x, size_t n, unsigned char* rounded) {
+    if (weights != Weights::q8) return avx512::round(weights, x, n, rounded);
+    round_activations(x, n, rounded);
+}
+
+void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,
             float* y, size_t y_stride) {
+    if (w.weights == Weights::q4) {
+        const size_t stride = rounded_bytes(w.weights, w.columns) / sizeof(float);
+        const float* floats = reinterpret_cast<const float*>(x);
+        return matmul_q4(w, first, last, floats, stride, tokens, y, y_stride);
+    }
+    if (w.weights != Weights::q8) return avx512::matmul(w, first, last, x, tokens, y, y_stride);
+    if (tokens == 1) return multiply_one(w, first, last, x, y);
+    multiply_q8(w, first, last, x, tokens, y, y_stride);
+}
+
+void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following,
+              const float* x, size_t first, size_t last, float* y) {
+    if (w.weights != Weights::q8) return avx512::sum_rows(w, rows, count, following, x, first, last, y);
+    sum_rows_q8(w, rows, count, following, x, first, last, y);
+}
+
+void sum_all_rows(const Matrix& w, const float* x, size_t x_stride, size_t tokens, size_t first,
+                  size_t last, float* y, size_t y_stride) {
     if (w.weights == Weights::q8) {
-        multiply_q8(w, first, last, x, x_stride, tokens, y, y_stride);
-    } else if (w.weights == Weights::q4) {
-        matmul_q4(w, first, last, x, x_stride, tokens, y, y_stride);
+        sum_all_q8(w, x, x_stride, tokens, first, last, y, y_stride);
     } else {
-        avx512::matmul(w, first, last, x, x_stride, tokens, y, y_stride);
+        avx512::sum_all_rows(w, x, x_stride, tokens, first, last, y, y_stride);
     }
 }
 

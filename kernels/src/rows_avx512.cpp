@@ -3,6 +3,8 @@
 
 #include "lanes_avx512.h"
 #include "operations.h"
+#include "rounding.h"
+#include "summing.h"
 
 namespace rwkv::avx512 {
 namespace {
@@ -17,7 +19,7 @@ void add_rows(const Matrix& w, const uint32_t* rows, size_t left, const float* x
     for (size_t r = 0; r < kR; ++r) {
         data[r] = row_of(w, rows[r]);
         next[r] = row_of(w, rows[kRowsAhead + r < left ? kRowsAhead + r : r]);
-        factors[r] = _mm512_set1_ps(x[rows[r]]);
+        factors[r] = _mm512_set1_ps(kBf16 ? round_bf16(x[rows[r]]) : x[rows[r]]);
     }
     size_t c = first;
     for (; c + kLanes <= last; c += kLanes) {
@@ -60,6 +62,11 @@ void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t follow
         case Weights::q4_rows: return sum_rows_q4(w, rows, count, following, x, first, last, y);
         case Weights::q4: return;  // only for matmul
     }
+}
+
+void sum_all_rows(const Matrix& w, const float* x, size_t x_stride, size_t tokens, size_t first,
+                  size_t last, float* y, size_t y_stride) {
+    sum_parts(w, x, x_stride, tokens, first, last, y, y_stride, sum_rows);
 }
 
 }  // namespace rwkv::avx512

@@ -21,7 +21,8 @@ inline std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) 
 class Step {
 public:
     // The most rows of one call: enough to use each weight often, and few enough for the caches.
-    static constexpr std::size_t kMaxRows = 48;
+    static constexpr std::size_t kMaxRows = 128;
+    static constexpr std::size_t kMaxProducts = 8;  // of one loop
 
     virtual ~Step() = default;
     Step(const Step&) = delete;
@@ -81,6 +82,18 @@ protected:
     }
     // One loop over blocks of rows of all the matrices.
     void multiply(const Product* products, std::size_t count);
+    // inputs [count] = the activations of the products, rounded for their weights; good until the
+    // next call.
+    void round(const Product* products, std::size_t count, const unsigned char** inputs);
+    // One of the products for rows [first, last) of its matrix, without its finish.
+    void multiply_rows(const Product& product, const unsigned char* input, std::size_t first,
+                       std::size_t last);
+    // Calls body(row) for every row; a few rows are not worth waking another thread.
+    template <class Body>
+    void for_rows(std::size_t rows, const Body& body) {
+        if (rows > kFewRows) return pool_.run(rows, body);
+        for (std::size_t row = 0; row < rows; ++row) body(row);
+    }
     // x_ += hidden_ * value, times `gate` [rows, D] if there is one.
     void add_hidden(const Matrix& value, const float* gate = nullptr);
 
@@ -101,12 +114,23 @@ protected:
     Vector hidden_;      // [rows, F]
 
 private:
+    static constexpr std::size_t kFewRows = 4;
+    static constexpr std::size_t kSparseRows = 32;
+
+    // Aligned as kernels want rounded activations.
+    struct alignas(64) Line {
+        unsigned char bytes[64];
+    };
+
     void embed();
+    void finish(const Product& product, std::size_t first, std::size_t last);
+    // add_hidden by way of the hidden channels that are not zero, for rows [first, last); or by way
+    // of all.
+    void add_active(const Matrix& value, const float* gate, std::size_t first, std::size_t last);
+    void add_all(const Matrix& value, const float* gate);
     std::size_t find_active(std::size_t row, std::size_t part, std::uint32_t* active) const;
     void project();
 
-    // The sum over hidden channels is made of the sums over parts of this many, in order.
-    static constexpr std::size_t kPart = 128;
     std::size_t parts() const { return divide_up(spec_.hidden, kPart); }
 
     const std::size_t mixes_;
@@ -115,8 +139,9 @@ private:
     std::atomic<std::uint64_t> active_channels_{0};
     std::vector<std::size_t> run_of_;         // [rows]
     Vector mixed_;                            // [mixes][rows, D]
+    std::vector<Line> rounded_;
     std::vector<std::size_t> counts_;         // [parts]: non-zero hidden channels of all rows
-    Vector parts_;                            // [parts, rows, D]
+    Vector parts_;                            // [parts, at most kSparseRows, D]
 };
 
 // The step of the generation that `weights` belong to.

@@ -46,13 +46,19 @@ void Step6::mix_by_token(const Layer6& layer, std::size_t index) {
     const Product low{&layer.mix_w1, mixed(0), d, low_mix_.data(), kMixes * rank, Finish::tanh};
     multiply(&low, 1);
     const Vector* mixes[] = {&layer.mix_w, &layer.mix_k, &layer.mix_v, &layer.mix_r, &layer.mix_g};
+    Product products[kMixes];
+    for (std::size_t i = 0; i < kMixes; ++i) {
+        products[i] = {&layer.mix_w2, &low_mix_[i * rank], kMixes * rank, shares_.data(), kMixes * d,
+                       Finish::none};
+    }
+    const unsigned char* inputs[kMixes];
+    round(products, kMixes, inputs);
     const std::size_t blocks = divide_up(d, kChannels);
     pool_.run(kMixes * blocks, [&](std::size_t item) {
         const std::size_t i = item / blocks;
         const std::size_t c = item % blocks * kChannels;
         const std::size_t count = std::min(kChannels, d - c);
-        kernels_.matmul(layer.mix_w2, i * d + c, i * d + c + count, &low_mix_[i * rank],
-                        kMixes * rank, rows_, shares_.data(), kMixes * d);
+        multiply_rows(products[i], inputs[i], i * d + c, i * d + c + count);
         const float* usual = mixes[i]->data() + c;
         for (std::size_t t = 0; t < rows_; ++t) {
             float* share = &shares_[(t * kMixes + i) * d + c];
@@ -80,9 +86,12 @@ void Step6::time_mix(std::size_t index) {
         {&*att.gate, mixed(4), d, gate_.data(), a, Finish::silu},
     };
     multiply(products, kMixes);
+    const Product low{&layer.decay_w2, low_w_.data(), spec_.rank_w, w_.data(), a, Finish::none};
+    const unsigned char* input;
+    round(&low, 1, &input);
     pool_.run(spec_.heads(), [&](std::size_t head) {
         const std::size_t c = head * n;
-        kernels_.matmul(layer.decay_w2, c, c + n, low_w_.data(), spec_.rank_w, rows_, w_.data(), a);
+        multiply_rows(low, input, c, c + n);
         for (std::size_t t = 0; t < rows_; ++t) {
             kernels_.decay6(&w_[t * a + c], &layer.decay[c], n);
         }

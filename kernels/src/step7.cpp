@@ -18,7 +18,8 @@ private:
     void reserve(std::size_t rows) override;
     void time_mix(std::size_t index) override;
     void channel_mix(std::size_t index) override;
-    void mix_heads(const Layer7& layer, std::size_t index, std::size_t head);
+    void mix_heads(const Layer7& layer, std::size_t index, std::size_t head, const Product* low,
+                   const unsigned char* const* inputs);
     void scale_hidden(const DeepEmbed& deep);
 
     const Layers<Layer7>& layers_;
@@ -70,24 +71,28 @@ void Step7::time_mix(std::size_t index) {
         {&layer.v1, mixed(2), d, low_v_.data(), spec_.rank_v, Finish::none},
     };
     multiply(products, index == 0 ? 6 : 7);
+    const Product low[] = {
+        {&layer.w2, low_w_.data(), spec_.rank_w, w_.data(), d, Finish::none},
+        {&layer.a2, low_a_.data(), spec_.rank_a, a_.data(), d, Finish::none},
+        {&layer.g2, low_g_.data(), spec_.rank_g, gate_.data(), d, Finish::none},
+        {&layer.v2, low_v_.data(), spec_.rank_v, share_.data(), d, Finish::none},
+    };
+    const unsigned char* inputs[4];
+    round(low, index == 0 ? 3 : 4, inputs);
     announce(spec_.heads(), [&](std::size_t head) { return row_of(layer.w2, head * spec_.head_size); });
-    pool_.run(spec_.heads(), [&](std::size_t head) { mix_heads(layer, index, head); });
+    pool_.run(spec_.heads(),
+              [&](std::size_t head) { mix_heads(layer, index, head, low, inputs); });
     const Product output{&layer.output, y_.data(), d, out_.data(), d, Finish::add_to_x};
     multiply(&output, 1);
 }
 
 // Everything between the projections for the channels of one head, for all rows.
-void Step7::mix_heads(const Layer7& layer, std::size_t index, std::size_t head) {
+void Step7::mix_heads(const Layer7& layer, std::size_t index, std::size_t head, const Product* low,
+                      const unsigned char* const* inputs) {
     const std::size_t d = spec_.width;
     const std::size_t n = spec_.head_size;
     const std::size_t c = head * n;  // the head's first channel
-    const auto low = [&](const Matrix& matrix, const Vector& x, Vector& y) {
-        kernels_.matmul(matrix, c, c + n, x.data(), matrix.columns, rows_, y.data(), d);
-    };
-    low(layer.w2, low_w_, w_);
-    low(layer.a2, low_a_, a_);
-    low(layer.g2, low_g_, gate_);
-    if (index > 0) low(layer.v2, low_v_, share_);
+    for (std::size_t i = 0; i < (index == 0 ? 3 : 4); ++i) multiply_rows(low[i], inputs[i], c, c + n);
     for (const Run& run : *runs_) {
         float* wkv = run.state + sums(index) + c * n;
         for (std::size_t t = run.first; t < run.first + run.count; ++t) {
@@ -151,7 +156,7 @@ void Step7::scale_hidden(const DeepEmbed& deep) {
         {&deep.in, normal_.data(), d, inner_.data(), kSide, Finish::none},
     };
     multiply(products, 2);
-    pool_.run(rows_, [&](std::size_t t) {
+    for_rows(rows_, [&](std::size_t t) {
         float own[kSide * kSide];
         copy_row(deep.own, ids_[t], own);
         float* turned = &turned_[t * kSide];
@@ -164,7 +169,7 @@ void Step7::scale_hidden(const DeepEmbed& deep) {
     });
     const Product out{&deep.out, turned_.data(), kSide, scale_.data(), f, Finish::none};
     multiply(&out, 1);
-    pool_.run(rows_, [&](std::size_t t) {
+    for_rows(rows_, [&](std::size_t t) {
         for (std::size_t i = 0; i < f; ++i) hidden_[t * f + i] *= scale_[t * f + i] + deep.base[i];
     });
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "lanes_avx2.h"
-#include "q8.h"
+#include "units.h"
 
 namespace rwkv {
 namespace {

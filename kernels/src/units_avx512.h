@@ -2,7 +2,7 @@
 #pragma once
 
 #include "lanes_avx512.h"
-#include "q8.h"
+#include "units.h"
 
 namespace rwkv {
 namespace {

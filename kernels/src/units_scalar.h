@@ -1,7 +1,7 @@
 // Units of activations, one by one.
 #pragma once
 
-#include "q8.h"
+#include "units.h"
 
 namespace rwkv {
 namespace {

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
+#include <memory>
 #include <utility>
 
+#include "../src/rounding.h"
 #include "check.h"
 
 namespace rwkv::test {
@@ -17,39 +20,78 @@ std::size_t odd_size(Random& random) {
     return sizes[random.below(std::size(sizes))];
 }
 
-// What matmul makes of the activations of a token for weights that are integers.
-std::vector<float> rounded(const float* x, std::size_t n, Weights weights) {
-    const int bits = weights == Weights::q8 ? 14 : 13;
+// What matmul makes of n activations for q4 weights.
+std::vector<float> rounded_q4(const float* x, std::size_t n) {
+    constexpr int kBits = 13;
     double largest = 0;
     for (std::size_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(double(x[i])));
-    const double unit = std::ldexp(1, largest > 0 ? std::max(std::ilogb(largest) - bits, -126) : -126);
+    const double unit = std::ldexp(1, largest > 0 ? std::max(std::ilogb(largest) - kBits, -126) : -126);
     std::vector<float> result(n);
-    for (std::size_t i = 0; i < n; ++i) {
-        result[i] = static_cast<float>(std::min(std::nearbyint(x[i] / unit), 32767.0) * unit);
-        CHECK(std::fabs(result[i] - x[i]) <= std::max(std::ldexp(largest, -bits - 1), 0x1p-126), "%g", x[i]);
+    for (std::size_t i = 0; i < n; ++i) result[i] = static_cast<float>(std::nearbyint(x[i] / unit) * unit);
+    return result;
+}
+
+// What becomes of n activations where they meet weights of this type.
+std::vector<float> rounded(Weights weights, const float* x, std::size_t n) {
+    if (weights == Weights::q4) return rounded_q4(x, n);
+    std::vector<float> result(x, x + n);
+    for (std::size_t begin = 0; begin < n; begin += kFine) {
+        const std::size_t end = std::min(begin + kFine, n);
+        float largest = 0;
+        for (std::size_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(x[i]));
+        const float unit = largest / 127.0f;
+        for (std::size_t i = begin; i < end; ++i) {
+            if (weights == Weights::bf16) result[i] = round_bf16(x[i]);
+            if (weights != Weights::q8) continue;
+            result[i] = largest < 0x1p-100f ? 0 : std::nearbyint(x[i] * (127.0f / largest)) * unit;
+            CHECK(std::fabs(result[i] - x[i]) <= 0.501 * unit + 0x1p-100, "%g", x[i]);
+        }
     }
     return result;
 }
 
+// Rounded activations of some tokens, in a heap block of their own.
+class Activations {
+public:
+    Activations(const Kernels& kernels, Weights weights, const std::vector<float>& x,
+                std::size_t columns)
+        : stride_(rounded_bytes(weights, columns)),
+          data_(static_cast<unsigned char*>(std::aligned_alloc(64, x.size() / columns * stride_))) {
+        for (std::size_t t = 0; t < x.size() / columns; ++t) {
+            kernels.round(weights, &x[t * columns], columns, data_.get() + t * stride_);
+        }
+    }
+    const unsigned char* of(std::size_t token) const { return data_.get() + token * stride_; }
+
+private:
+    struct Free {
+        void operator()(unsigned char* p) const { std::free(p); }
+    };
+    std::size_t stride_;
+    std::unique_ptr<unsigned char[], Free> data_;
+};
+
 void test_matmul(const Kernels& kernels, Random& random) {
-    const std::size_t rows = random.between(1, 19);
+    const std::size_t rows = random.between(1, 37);
     const std::size_t columns = random.below(20) == 0 ? random.between(4000, 4300) : odd_size(random);
-    const std::size_t tokens = random.between(1, 15);
+    const std::size_t tokens = random.below(20) == 0 ? random.between(90, 130) : random.between(1, 15);
     const bool wild = random.below(2) == 0;
     const OwnedMatrix w(random.floats(rows * columns, wild), rows, columns, random.weights(Weights::q4),
                         random.below(4));
+    const Weights weights = w.get().weights;
     const std::vector<float> x = random.floats(tokens * columns, wild);
+    const Activations inputs(kernels, weights, x, columns);
     const std::size_t first = random.below(rows);
     const std::size_t last = random.between(first + 1, rows);
     constexpr float kUntouched = 123;
     std::vector<float> y(tokens * rows, kUntouched);
-    kernels.matmul(w.get(), first, last, x.data(), columns, tokens, y.data(), rows);
+    kernels.matmul(w.get(), first, last, inputs.of(0), tokens, y.data(), rows);
     for (std::size_t t = 0; t < tokens; ++t) {
-        std::vector<float> own(&x[t * columns], &x[t * columns] + columns);
-        const Weights weights = w.get().weights;
-        if (weights == Weights::q8 || weights == Weights::q4) {
-            own = rounded(own.data(), columns, weights);
-        }
+        const std::vector<float> own = rounded(weights, &x[t * columns], columns);
+        std::vector<float> alone(rows, kUntouched);
+        kernels.matmul(w.get(), first, last, inputs.of(t), 1, alone.data(), rows);
+        CHECK(std::memcmp(alone.data(), &y[t * rows], rows * sizeof(float)) == 0,
+              "%s: the number of tokens changes the sums", kernels.name);
         for (std::size_t row = 0; row < rows; ++row) {
             const float result = y[t * rows + row];
             if (row < first || row >= last) {
@@ -58,29 +100,56 @@ void test_matmul(const Kernels& kernels, Random& random) {
             }
             double sum = 0;
             double magnitude = 0;
+            double least = 1e-44;
             for (std::size_t j = 0; j < columns; ++j) {
                 sum += w.at(row, j) * own[j];
                 magnitude += w.magnitude(row, j) * std::fabs(own[j]);
+                if (weights == Weights::bf16) {
+                    least += 0x1p-126 * (1 + std::fabs(w.at(row, j)) + std::fabs(own[j]));
+                }
             }
-            const double bound = (static_cast<double>(columns) + 2) * kE * magnitude + 1e-44;
+            const double bound = (static_cast<double>(columns) + 2) * kE * magnitude + least;
             CHECK(std::fabs(result - sum) <= bound, "%s: %g is not %g", kernels.name, result, sum);
             std::vector<float> single(rows);
-            kernels.matmul(w.get(), row, row + 1, &x[t * columns], columns, 1, single.data(), rows);
+            kernels.matmul(w.get(), row, row + 1, inputs.of(t), 1, single.data(), rows);
             CHECK(std::memcmp(&single[row], &result, sizeof result) == 0, "%s: the tile changes the sum",
                   kernels.name);
         }
     }
 }
 
+// The sum of w.at(row, c) * x[row] over a part of the rows, and of the magnitudes.
+void add_part(const OwnedMatrix& w, const float* x, std::size_t begin, std::size_t end, std::size_t c,
+              double& sum, double& magnitude) {
+    const Matrix& matrix = w.get();
+    const bool q8 = matrix.weights == Weights::q8;
+    std::vector<float> values(x + begin, x + end);
+    for (std::size_t row = begin; row < end && q8; ++row) {
+        values[row - begin] *= load_scale(scales_of(matrix, row), c / kGroup);
+    }
+    values = rounded(matrix.weights, values.data(), values.size());
+    for (std::size_t row = begin; row < end; ++row) {
+        const double weight = q8 ? load_q8(row_of(matrix, row), c) : w.at(row, c);
+        const double size = q8 ? std::fabs(weight) : w.magnitude(row, c);
+        sum += weight * values[row - begin];
+        magnitude += size * std::fabs(values[row - begin]);
+    }
+}
+
 void test_sum_rows(const Kernels& kernels, Random& random) {
-    const std::size_t rows = random.between(1, 40);
-    const std::size_t columns = random.below(3) == 0 ? 700 : odd_size(random);
+    const std::size_t rows = random.between(1, kPart);
+    const std::size_t columns = random.below(3) == 0 ? random.between(700, 2500) : odd_size(random);
     const OwnedMatrix w(random.floats(rows * columns), rows, columns, random.weights(Weights::q4_rows),
                         random.below(4));
-    const std::vector<float> x = random.floats(rows);
+    std::vector<float> x = random.floats(rows);
     std::vector<std::uint32_t> active;
+    const bool sparse = random.below(2) == 0;
     for (std::uint32_t row = 0; row < rows; ++row) {
-        if (random.below(2) == 0) active.push_back(row);
+        if (random.below(sparse ? 10 : 2) == 0) {
+            active.push_back(row);
+        } else {
+            x[row] = 0;
+        }
     }
     const std::vector<float> start = random.floats(columns);
     std::vector<float> y = start;
@@ -88,14 +157,8 @@ void test_sum_rows(const Kernels& kernels, Random& random) {
     for (std::size_t c = 0; c < columns; ++c) {
         double sum = 0;
         double magnitude = 0;
-        for (const std::uint32_t row : active) {
-            sum += w.at(row, c) * x[row];
-            magnitude += w.magnitude(row, c) * std::fabs(x[row]);
-        }
-        const Weights weights = w.get().weights;
-        const double more = weights == Weights::q4_rows ? 4 : weights == Weights::q8 ? 3 : 2;
-        const double roundings = static_cast<double>(active.size()) + more;
-        const double bound = roundings * kE * magnitude;
+        add_part(w, x.data(), 0, rows, c, sum, magnitude);
+        const double bound = (static_cast<double>(rows) + 4) * kE * magnitude;
         CHECK(std::fabs(y[c] - sum) <= bound, "%s: %g is not %g", kernels.name, y[c], sum);
     }
     std::vector<float> split = start;
@@ -104,14 +167,45 @@ void test_sum_rows(const Kernels& kernels, Random& random) {
         more_rows.push_back(static_cast<std::uint32_t>(random.below(rows)));
     }
     for (std::size_t c = 0; c < columns;) {
-        const std::size_t end = random.below(2) == 0 ? std::min(c + 64, columns)
-                                                     : random.between(c + 1, columns);
+        const std::size_t end = std::min(columns, c + kGroup * random.between(1, 3));
         kernels.sum_rows(w.get(), more_rows.data(), active.size(), more_rows.size() - active.size(),
                          x.data(), c, end, split.data());
         c = end;
     }
     CHECK(std::memcmp(split.data(), y.data(), columns * sizeof(float)) == 0,
           "%s: the split changes the sums", kernels.name);
+}
+
+void test_sum_all_rows(const Kernels& kernels, Random& random) {
+    const std::size_t rows = random.between(1, 400);
+    const std::size_t columns = odd_size(random);
+    const std::size_t tokens = random.below(10) == 0 ? kMaxSummed : random.between(1, 15);
+    const OwnedMatrix w(random.floats(rows * columns), rows, columns, random.weights(Weights::q4_rows),
+                        random.below(4));
+    std::vector<float> x = random.floats(tokens * rows);
+    for (float& value : x) value = random.below(2) == 0 ? 0 : value;
+    const std::size_t first = random.below(groups_of(columns)) * kGroup;
+    const std::size_t last = std::min(first + kGroup, columns);
+    constexpr float kUntouched = 123;
+    std::vector<float> y(tokens * columns, kUntouched);
+    kernels.sum_all_rows(w.get(), x.data(), rows, tokens, first, last, y.data(), columns);
+    for (std::size_t t = 0; t < tokens; ++t) {
+        std::vector<float> expected(columns, 0), part(columns);
+        for (std::size_t begin = 0; begin < rows; begin += kPart) {
+            std::vector<std::uint32_t> active;
+            for (std::size_t row = begin; row < std::min(begin + kPart, rows); ++row) {
+                if (x[t * rows + row] != 0) active.push_back(static_cast<std::uint32_t>(row));
+            }
+            kernels.sum_rows(w.get(), active.data(), active.size(), 0, &x[t * rows], first, last,
+                             part.data());
+            for (std::size_t c = first; c < last; ++c) expected[c] += part[c];
+        }
+        for (std::size_t c = 0; c < columns; ++c) {
+            const float wanted = c < first || c >= last ? kUntouched : expected[c];
+            CHECK(y[t * columns + c] == wanted, "%s: column %zu: %g is not %g", kernels.name, c,
+                  y[t * columns + c], wanted);
+        }
+    }
 }
 
 void test_bad_activations(const Kernels& kernels, Random& random) {
@@ -127,7 +221,8 @@ void test_bad_activations(const Kernels& kernels, Random& random) {
                                    -std::numeric_limits<float>::infinity()};
     x[bad * columns + random.below(columns)] = values[random.below(3)];
     std::vector<float> y(tokens * rows);
-    kernels.matmul(w.get(), 0, rows, x.data(), columns, tokens, y.data(), rows);
+    const Activations inputs(kernels, weights, x, columns);
+    kernels.matmul(w.get(), 0, rows, inputs.of(0), tokens, y.data(), rows);
     for (std::size_t i = 0; i < y.size(); ++i) {
         CHECK(std::isnan(y[i]) == (i / rows == bad), "%s: %g", kernels.name, y[i]);
     }
@@ -402,6 +497,7 @@ void test_operations(const Kernels& kernels) {
     for (int round = 0; round < 150; ++round) {
         test_matmul(kernels, random);
         test_sum_rows(kernels, random);
+        test_sum_all_rows(kernels, random);
         test_bad_activations(kernels, random);
         test_layer_norm(kernels, random);
         test_token_shift(kernels, random);

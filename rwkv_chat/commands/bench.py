@@ -5,7 +5,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from rwkv_chat.chat.sampling import Sampling
@@ -104,8 +104,7 @@ class Work:
 def measure(load: Callable[[], Model], work: Work) -> Result:
     """Open a model and let it work, some parts a few times.
 
-    One sequence is decoded as an answer is, the choice of each token included; several are fed
-    what they read.
+    Sequences are decoded as answers are, the choice of each token included.
 
     Raises:
         UsageError: the model does not run on the compiled kernels.
@@ -122,20 +121,16 @@ def measure(load: Callable[[], Model], work: Work) -> Result:
             "a model that they know, and unset RWKV_CHAT_BACKEND."
         )
     text = model.tokenizer.encode(_TEXT)
-    length = work.prompt_tokens + work.steps + work.batch
-    ids = (text * (length // len(text) + 1))[:length]
+    ids = (text * (work.prompt_tokens // len(text) + 1))[: work.prompt_tokens]
 
     backend.reset_counters()
     prefill = []
     for _ in range(3):
         begun = time.perf_counter()
-        logits, state = backend.forward(ids[: work.prompt_tokens], None)
+        logits, state = backend.forward(ids, None)
         prefill.append(time.perf_counter() - begun)
     zeros = backend.ffn_zero_fraction()
-    if work.batch == 1:
-        step_s = _decode(model, state, logits, work.steps)
-    else:
-        step_s = _feed(backend, ids, work)
+    step_s = _decode(model, state, logits, work)
     step_bytes = backend.weight_bytes_per_step(zeros if work.batch == 1 else 0.0)
     peak = peak_memory()  # before the buffer that measures the bandwidth
     bandwidth = read_bandwidth(backend.threads)
@@ -158,32 +153,26 @@ def measure(load: Callable[[], Model], work: Work) -> Result:
     )
 
 
-def _decode(model: Model, state: F32, logits: F32, steps: int) -> float:
-    """Seconds for a token of an answer that nothing ends, the median."""
-    config = DecoderConfig(
-        sampling=Sampling(),
-        seed=0,
-        stops=(),
-        token_bytes=model.tokenizer.token_bytes,
-        exempt=model.tokenizer.exempt,
-        end=None,
-    )
-    decoder = model.backend.decoder(state, logits, config)
+def _decode(model: Model, state: F32, logits: F32, work: Work) -> float:
+    """Seconds for a token of each of some answers that nothing ends, the median."""
+    decoders = [
+        model.backend.decoder(
+            state,
+            logits,
+            DecoderConfig(
+                sampling=Sampling(),
+                seed=seed,
+                stops=(),
+                token_bytes=model.tokenizer.token_bytes,
+                exempt=model.tokenizer.exempt,
+                end=None,
+            ),
+        )
+        for seed in range(work.batch)
+    ]
     seconds = []
-    for _ in range(_WARM_UP + steps):
+    for _ in range(_WARM_UP + work.steps):
         begun = time.perf_counter()
-        decoder.run(1, math.inf)
-        seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds[_WARM_UP:])
-
-
-def _feed(backend: NativeBackend, ids: Sequence[int], work: Work) -> float:
-    """Seconds for a step of a batch, the median."""
-    states = [backend.forward([token], None)[1] for token in ids[: work.batch]]
-    seconds = []
-    for step in range(_WARM_UP + work.steps):
-        first = step % work.prompt_tokens
-        begun = time.perf_counter()
-        _, states = backend.forward_batch(ids[first : first + work.batch], states)
+        model.backend.run_together(decoders, [1] * work.batch, math.inf)
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[_WARM_UP:])

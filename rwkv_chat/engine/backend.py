@@ -12,7 +12,7 @@ from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32, StateLayout
 
-__all__ = ["NATIVE_GENERATIONS", "Backend", "Decoder", "DecoderConfig"]
+__all__ = ["NATIVE_GENERATIONS", "Backend", "Decoder", "DecoderConfig", "run_in_turn"]
 
 NATIVE_GENERATIONS = frozenset({"4", "5.0", "5.1", "5.2", "6", "7", "7a"})
 """Those that the compiled kernels compute."""
@@ -63,6 +63,14 @@ class Decoder(Protocol):
         """A copy of the logits after the last id, float32 [vocab_size]."""
 
 
+def run_in_turn(
+    decoders: Sequence[Decoder], limits: Sequence[int], seconds: float
+) -> list[tuple[list[int], str]]:
+    """`Backend.run_together` for a backend that has no batches: each gets its share of the time."""
+    share = seconds / max(1, len(decoders))
+    return [each.run(most, share) for each, most in zip(decoders, limits, strict=True)]
+
+
 class Backend(Protocol):
     """A loaded model."""
 
@@ -92,3 +100,11 @@ class Backend(Protocol):
 
     def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> Decoder:
         """Start (or continue) an answer after `state`, whose last logits are `logits`."""
+
+    def run_together(
+        self, decoders: Sequence[Decoder], limits: Sequence[int], seconds: float
+    ) -> list[tuple[list[int], str]]:
+        """`Decoder.run` for several decoders of this backend, none twice; `limits` are max_tokens.
+
+        What each gives is equal to the bit to what it gives alone.
+        """

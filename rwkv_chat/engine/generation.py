@@ -10,11 +10,11 @@ from rwkv_chat.chat.tree import Finish
 from rwkv_chat.engine.backend import Decoder, DecoderConfig
 from rwkv_chat.engine.model import Decoding, Model, State
 from rwkv_chat.engine.pathkey import path_keys
+from rwkv_chat.engine.scheduler import FRAME_SECONDS, Tokens, Turn
 from rwkv_chat.errors import NonFiniteError, UsageError
 
 __all__ = ["Generation", "Kept"]
 
-_FRAME_SECONDS = 1 / 30
 _PREFILL_SECONDS = 0.1
 _FIRST_CHUNK = 16
 _NON_FINITE = (
@@ -67,11 +67,11 @@ class Generation:
 
     def run(
         self, keys: Sequence[str], start: int, state: State | None
-    ) -> Generator[None, None, Finish]:
+    ) -> Generator[Turn | None, Tokens | None, Finish]:
         """Generate, `state` being the one after the first `start` parts of the path.
 
-        `keys` are the path_keys of the path. Yields after every slice, a tenth of a second of
-        reading or a frame of decoding, so that others get their turn; returns how it ended.
+        `keys` are the path_keys of the path. Yields after every slice of reading, so that
+        others get their turn, and a Turn for every frame of decoding; returns how it ended.
 
         Raises:
             UsageError: the path is empty, or holds an id outside the vocabulary.
@@ -92,9 +92,9 @@ class Generation:
                 if self._cancelled:
                     return Finish.CANCELLED
                 slice_seconds += self._read_seconds
-                if slice_seconds >= _FRAME_SECONDS:
+                if slice_seconds >= FRAME_SECONDS:
                     slice_seconds = 0.0
-                    yield
+                    yield None
             if len(parts) - 3 <= index < len(parts) - 1 and state is not None:
                 self.kept.append(Kept(keys[index], state))
         if state is None:
@@ -112,7 +112,7 @@ class Generation:
             elif self._read_seconds > _PREFILL_SECONDS * 2:
                 size = max(1, size // 2)
 
-    def _decode(self, state: State) -> Generator[None, None, Finish]:
+    def _decode(self, state: State) -> Generator[Turn | None, Tokens | None, Finish]:
         request, model = self.request, self.model
         last = request.path[-1]
         config = DecoderConfig(
@@ -133,13 +133,15 @@ class Generation:
         reason = "running"
         begun = time.monotonic()
         while reason == "running" and len(ids) < request.max_tokens:
-            new, reason = decoder.run(request.max_tokens - len(ids), _FRAME_SECONDS)
+            tokens = yield Turn(model.backend, decoder, request.max_tokens - len(ids))
+            if tokens is None:
+                raise UsageError("A turn of an answer came back without tokens.")
+            new, reason = tokens
             self._seconds = time.monotonic() - begun
             self._tokens += len(new)
             ids += new
             if new:
                 self.listener.grew(new, self.tokens_per_s)
-            yield
         if reason == "non_finite":
             raise NonFiniteError(_NON_FINITE)
         after = model.state(decoder.state, decoder.logits, state.tokens + len(ids))

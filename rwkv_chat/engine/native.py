@@ -148,20 +148,10 @@ class NativeBackend:
         checked = check_ids(ids, self._spec.vocab_size)
         if len(checked) != len(states):
             raise UsageError(f"{len(checked)} token ids do not match {len(states)} states.")
-        batch = np.tile(self._layout.new(), (len(states), 1))
-        for row, state in zip(batch, states, strict=True):
-            if state is None:
-                continue
-            if state.shape != row.shape or state.dtype != np.float32:
-                raise UsageError(
-                    f"A state of this model is float32 [{self._layout.size}], "
-                    f"not {state.dtype} {list(state.shape)}."
-                )
-            row[:] = state
         with _refusals(UsageError):
-            logits, new = self._model.forward_batch(checked, batch)
+            logits, new = self._model.forward_batch(checked, states)
         self._n_tokens += len(checked)
-        return logits, [row.copy() for row in new]
+        return logits, new
 
     def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> Decoder:
         """Start or continue an answer; see `engine.backend.Backend.decoder`."""
@@ -185,6 +175,16 @@ class NativeBackend:
                 generated=check_ids(config.generated, self._spec.vocab_size),
                 end=config.end,
             )
+
+    def run_together(
+        self, decoders: Sequence[Decoder], limits: Sequence[int], seconds: float
+    ) -> list[tuple[list[int], str]]:
+        """One pass over the weights for all; see `engine.backend.Backend.run_together`."""
+        own = [each for each in decoders if isinstance(each, _native.Decoder)]
+        if len(own) != len(decoders):
+            raise UsageError("A decoder of another backend cannot run together with these.")
+        with _refusals(UsageError):
+            return _native.Decoder.run_together(own, limits, seconds)
 
     def _vocabulary_of(self, token_bytes: Sequence[bytes]) -> _native.Vocabulary:
         """Built once for a list of tokens: every answer of a conversation brings the same."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rwkv_chat.engine.backend import DecoderConfig
+from rwkv_chat.engine.backend import Decoder, DecoderConfig, run_in_turn
 from rwkv_chat.engine.ids import check_ids
 from rwkv_chat.engine.sampling import Penalties, sample
 from rwkv_chat.errors import UsageError
@@ -93,6 +93,12 @@ class ReferenceBackend:
     def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> "ReferenceDecoder":
         """Start or continue an answer; see Backend."""
         return ReferenceDecoder(self, state, logits, config)
+
+    def run_together(
+        self, decoders: Sequence[Decoder], limits: Sequence[int], seconds: float
+    ) -> list[tuple[list[int], str]]:
+        """One after the other; see Backend."""
+        return run_in_turn(decoders, limits, seconds)
 
     def _unpack(self, state: F32 | None) -> torch.Tensor:
         if state is None:

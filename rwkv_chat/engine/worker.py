@@ -1,4 +1,4 @@
-"""The one thread that owns live states. Requests that run at once get slices of it in turn.
+"""The one thread that owns live states. Requests that run at once share it; see `scheduler`.
 
 A request names the ids of a path; the worker finds the longest part of it whose state it still has
 (in memory or kept on disk), reads the rest, and generates.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:  # the window must not wait for numpy
     from rwkv_chat.checkpoints.statefile import SavedState, StateOwner
     from rwkv_chat.engine.generation import Generation, Kept
     from rwkv_chat.engine.model import Model, State
+    from rwkv_chat.engine.scheduler import Scheduler, Work
 
 __all__ = ["Keeper", "Library", "Worker"]
 
@@ -111,26 +111,24 @@ class Worker:
         self._thread.join()
 
     def _loop(self) -> None:
-        turns: deque[Generator[None, None, None]] = deque()
-        while not self._ended or turns:
-            self._take(turns)
-            if turns:
-                answer = turns.popleft()
-                with suppress(StopIteration):
-                    next(answer)
-                    turns.append(answer)
+        from rwkv_chat.engine.scheduler import Scheduler
 
-    def _take(self, turns: deque[Generator[None, None, None]]) -> None:
+        scheduler = Scheduler()
+        while not self._ended or scheduler:
+            self._take(scheduler)
+            scheduler.step()
+
+    def _take(self, scheduler: Scheduler) -> None:
         """Add what was asked for in the meantime; with nothing to do, wait for it."""
         with suppress(queue.Empty):
             while not self._ended:
-                job = self._jobs.get(block=not turns)
+                job = self._jobs.get(block=not scheduler)
                 if job is None:
                     self._ended = True
                 else:
-                    turns.append(self._answer(job))
+                    scheduler.add(self._answer(job))
 
-    def _answer(self, job: Generation) -> Generator[None, None, None]:
+    def _answer(self, job: Generation) -> Work:
         # Whatever happens to one answer, the thread must be there for the others.
         with suppress(Exception):
             yield from self._run(job)
@@ -139,7 +137,7 @@ class Worker:
         with self._lock:
             self._running.discard(job)
 
-    def _run(self, job: Generation) -> Generator[None, None, None]:
+    def _run(self, job: Generation) -> Work:
         try:
             job.model = self._starts.of(job.model, job.request.start)
             keys = path_keys(job.model.fingerprint, job.request.path)

@@ -1,4 +1,4 @@
-"""What weights of 8 and 4 bits cost in bits per byte of text: next to nothing, and little."""
+"""What weights of 16, 8 and 4 bits cost in bits per byte of text: nothing, next to it, little."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.seeded import official, random_weights, shared_model, small_spec
 
 PROSE = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 CHAT = "User: What is a volcano?\n\nAssistant: A mountain that can throw out fire.\n\n" * 9
-BOUNDS = {"q8": 0.01, "q4": 0.05}
+BOUNDS = {"bf16": 0.001, "q8": 0.01, "q4": 0.05}
 
 
 every_type = pytest.mark.parametrize("weights", BOUNDS)

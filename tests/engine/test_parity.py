@@ -1,7 +1,8 @@
 """The compiled engine against the readable one: the same numbers, the same tokens.
 
 The weights are equal to the bit in both, bfloat16 ones too, and both compute in float32; what may
-differ is the rounding of sums. 1e-4 of the largest logit leaves room for that and no more.
+differ is the rounding of sums. 1e-4 of the largest logit leaves room for that and no more. For
+bfloat16 weights the kernels round activations to bfloat16, too: 2^-9 of each.
 """
 
 from dataclasses import replace
@@ -28,7 +29,7 @@ from tests.seeded import (
 _native = pytest.importorskip("rwkv_chat._native", reason="the compiled core is not built")
 from rwkv_chat.engine.native import NativeBackend  # noqa: E402
 
-BOUND = 1e-4
+BOUND = {"f32": 1e-4, "bf16": 0.06}
 SPECS = {
     "narrow": small_spec(n_layer=3, n_embd=64, head_size=16, vocab_size=300),
     "heads of 64": small_spec(
@@ -81,9 +82,9 @@ def test_logits_of_a_thousand_tokens_agree(tmp_path: Path, name: str, weights: s
             logits, state = backend.forward([token], state)
             rows.append(logits)
         worst = np.abs(np.stack(rows) - expected.numpy()).max()
-        assert worst <= BOUND * scale, f"{isa}: {worst}"
+        assert worst <= BOUND[weights] * scale, f"{isa}: {worst}"
         assert state is not None
-        assert np.abs(state - end.numpy().ravel()).max() <= BOUND * end.abs().max()
+        assert np.abs(state - end.numpy().ravel()).max() <= BOUND[weights] * end.abs().max()
 
 
 @pytest.mark.parametrize("name", TRAINED)

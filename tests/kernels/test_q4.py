@@ -17,7 +17,7 @@ from rwkv_chat.models.spec import ModelSpec
 from tests.kernels.oracle import ODD_SPECS, Tensors, as_q8, exact, make_any_tensors, spec_fields
 from tests.seeded import REFERENCES
 
-TOLERANCE = 8e-4  # of the largest value; activations are rounded to 6e-5 of their largest
+TOLERANCE = 0.08  # of the largest value; 8-bit matrices round activations, see test_q8.py
 PROJECTIONS = ("receptance", "key", "value", "output", "gate")
 
 ISAS = st.sampled_from(_native.isas())

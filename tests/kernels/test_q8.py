@@ -36,8 +36,8 @@ SPECS = {
     "heads of 10": make_spec(heads=5, head_size=10, vocab=77),
     "one head of 7": make_spec(layers=3, heads=1, head_size=7, ffn=19, ranks=(1, 1, 1, 1)),
 }
-TOLERANCE = 4e-4  # of the largest value; activations are rounded to 3e-5 of their largest
-LOSS = 0.03  # of the largest value; a weight is within 1/254 of the largest of its group
+TOLERANCE = 0.08  # of the largest value; an activation is within 1/254 of the largest of its 32
+LOSS = 0.1  # of the largest value; a weight is within 1/254 of the largest of its group
 
 ISAS = st.sampled_from(_native.isas())
 THREADS = st.sampled_from((1, 2, 5))
@@ -97,7 +97,7 @@ def test_it_is_near_the_weights_it_was_made_of(name: str) -> None:
     ids = ids_of(spec)
     expected, _ = Oracle(spec, make_tensors(spec, seed=1)).forward(ids)
     logits, _ = model_of(spec, q8_tensors(spec, seed=1), "").forward(ids, None)
-    assert TOLERANCE < distance(logits, expected) < LOSS
+    assert 1e-3 < distance(logits, expected) < LOSS
 
 
 @pytest.mark.parametrize("isa", _native.isas())

@@ -10,12 +10,22 @@ from pathlib import Path
 import pytest
 
 KERNELS = Path(__file__).parents[2] / "kernels"
-COMMON = ["-std=c++17", "-O1", "-g1", "-ffp-contract=off", "-pthread", f"-I{KERNELS}/include", "-w"]
+COMMON = [
+    "-std=c++17",
+    "-O1",
+    "-g1",
+    "-ffp-contract=off",
+    "-pthread",
+    f"-I{KERNELS}/include",
+    "-w",
+    "-DRWKV_HAS_AVX512BF16",
+]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": AVX512,
     "avx512vnni": [*AVX512, "-mavx512vnni"],
+    "avx512bf16": [*AVX512, "-mavx512bf16"],
 }
 SANITIZERS = {
     "address,undefined": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],

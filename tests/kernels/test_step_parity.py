@@ -26,7 +26,9 @@ SPECS = {
     "heads of 10": make_spec(heads=5, head_size=10, vocab=77),
     "one head of 7": make_spec(layers=3, heads=1, head_size=7, ffn=19, ranks=(1, 1, 1, 1)),
 }
-TOLERANCE = 4e-6  # of the largest value; float32 rounding over this many layers leaves under 1e-6
+# Of the largest value. Float32 rounding over this many layers leaves under 1e-6; for bf16 weights
+# activations are rounded to 2^-9 of themselves. What is bounded for each operation is in kernels.h.
+TOLERANCE = {False: 4e-6, True: 0.03}
 
 
 def ids_of(spec: ModelSpec, count: int, seed: int = 0) -> list[int]:
@@ -49,14 +51,14 @@ def test_a_sequence_equals_the_equations(name: str, bf16: bool, isa: str) -> Non
 
     logits, state = model.forward(ids, None)
     expected_logits, expected_state = oracle.forward(ids)
-    assert distance(logits, expected_logits) < TOLERANCE
-    assert distance(state, expected_state) < TOLERANCE
+    assert distance(logits, expected_logits) < TOLERANCE[bf16]
+    assert distance(state, expected_state) < TOLERANCE[bf16]
 
     more = ids_of(spec, 3, seed=1)
     logits, state = model.forward(more, state)
     expected_logits, expected_state = oracle.forward(more, expected_state)
-    assert distance(logits, expected_logits) < TOLERANCE
-    assert distance(state, expected_state) < TOLERANCE
+    assert distance(logits, expected_logits) < TOLERANCE[bf16]
+    assert distance(state, expected_state) < TOLERANCE[bf16]
 
 
 OTHERS = {
@@ -84,8 +86,8 @@ def test_every_generation_equals_its_reference(name: str, bf16: bool) -> None:
     assert np.abs(expected_logits).max() > 0.5
     for isa in _native.isas():
         logits, state = _native.Model(spec_fields(spec), tensors, 2, isa).forward(ids, None)
-        assert distance(logits, expected_logits) < TOLERANCE, isa
-        assert distance(state, expected_state) < TOLERANCE, isa
+        assert distance(logits, expected_logits) < TOLERANCE[bf16], isa
+        assert distance(state, expected_state) < TOLERANCE[bf16], isa
 
 
 @pytest.mark.parametrize("isa", _native.isas())

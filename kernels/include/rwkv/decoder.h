@@ -38,8 +38,22 @@ public:
     // least one token is tried if max_tokens > 0), or the answer ends.
     Ending run(std::uint64_t max_tokens, double seconds, std::vector<std::uint32_t>& ids);
 
+    // What one decoder of several does in a call.
+    struct Turn {
+        Decoder* decoder;
+        std::uint64_t max_tokens;
+        std::vector<std::uint32_t> ids = {};  // the new ones
+        Ending ending = Ending::running;
+    };
+
+    // As `run` for each of several decoders of one model, none twice, in one pass over the weights
+    // for a token of each. One that has ended or has its tokens leaves the others to go on.
+    static void run_together(std::vector<Turn>& turns, double seconds);
+
     // Makes the current and every later run return within one token. From any thread.
     void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+
+    const Model& model() const { return model_; }
 
     // Copies after the last id; they wait for a current run to return.
     std::vector<float> state() const;
@@ -47,6 +61,9 @@ public:
 
 private:
     std::uint32_t choose();
+    // After a pass with `id`: whether, and how, the answer ends with it.
+    Ending take(std::uint32_t id);
+    bool is_cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
     bool completes_stop(std::uint32_t id);
 
     Model& model_;

@@ -8,8 +8,10 @@
 // alone, never from the tile, the row or the number of tokens it is computed with.
 //
 // Error bounds against exact arithmetic, with e = 2^-24 and n the length of the sum, unless float32
-// overflows on the way:
-//   matmul, sum_rows         (n + 2) e * sum |w x|; for q8 weights see below
+// overflows on the way. matmul, sum_rows and sum_all_rows round the activations first (see below);
+// theirs hold for the rounded ones:
+//   matmul, sum_rows,        (n + 2) e * sum |w x|; with bf16 weights any subnormal number may be
+//   sum_all_rows             taken for zero
 //   layer_norm               (n / 8 + 16) e * (|weight| * max |x| / sqrt(variance + eps) + |bias|)
 //   token_shift              4 e * (|x| + |previous|), for mix in [0, 1]
 //   sigmoid, decay7          1e-6 of the result, or 1e-37
@@ -21,13 +23,17 @@
 // NaN and infinity in the input give NaN or infinity in the results they belong to.
 // Matrices may start at any address, also an odd one; everything else is aligned to its type.
 //
-// q8 weights. A weight is an int8 times the float32 scale of its group: kGroup columns of one row,
-// the last group of a row may be shorter. matmul rounds the activations of each token to 16 bits, to
-// the nearest multiple (ties to even) of a unit that is 2^-14 of the power of two at or below max |x|,
-// but at least 2^-126, and at most 32767 units; then products and sums inside a group are exact
-// integers. The bound above holds for the rounded x, which is within 2^-15 max |x| (or 2^-126) of x.
-// NaN or infinity in x makes every result of its token NaN. sum_rows takes x as it is, and its bound
-// is (n + 3) e * sum |w x|.
+// Activations are rounded as the weights they meet are:
+//   f32   not at all.
+//   bf16  to bfloat16, to the nearest, ties to even.
+//   q8    a weight is an int8 times the float32 scale of its group: kGroup columns of one row, the
+//         last group of a row may be shorter. Activations are rounded in groups of kFine: to the
+//         nearest multiple (ties to even) of a unit that is 1/127 of the largest magnitude; if that
+//         is below 2^-100 they become zero. Products and sums inside such a group are exact
+//         integers. NaN or infinity among them makes every result of their token NaN. Where rows
+//         are summed, the scale of a row is part of the activation before that is rounded, so each
+//         group of columns has activations of its own.
+//   q4    as said with the layouts:
 //
 // q4 weights. A weight is scale * number + least, with a number from 0 to 15, and bfloat16 scale and
 // least of its group: kGroupQ4 columns of one row. There are two layouts, both without alignment:
@@ -37,9 +43,11 @@
 // q4_rows, for sum_rows: each row has for every two groups in turn scale and least of both, and 64
 //   bytes that are 16 little-endian integers: bits 4 k to 4 k + 3 of integer i are the number of column
 //   16 k + i. Columns are filled up.
-// matmul rounds as with q8, but to a unit of 2^-13, and a row's terms are the scale times the exact
-// sum, then the least times the sum of the group's activations; its bound is that for the rounded x,
-// (n + 2) e * sum (|scale number| + |least|) |x|, and that of sum_rows (n + 4) e of the same for x.
+// matmul rounds the activations of each token to 16 bits, to the nearest multiple (ties to even) of a
+// unit that is 2^-13 of the power of two at or below max |x|, but at least 2^-126. A row's terms are the
+// scale times the exact sum, then the least times the sum of the group's activations. NaN or infinity
+// in x makes every result of its token NaN. Its bound is that for the rounded x, (n + 2) e *
+// sum (|scale number| + |least|) |x|, and that of sum_rows, which rounds nothing, (n + 4) e of the same.
 #pragma once
 
 #include <stddef.h>
@@ -51,6 +59,12 @@ enum class Weights : uint8_t { f32, bf16, q8, q4, q4_rows };
 
 // Columns of a row that share a scale in q8.
 constexpr size_t kGroup = 128;
+// Activations that share a unit where they meet q8 weights.
+constexpr size_t kFine = 32;
+// Rows that sum_all_rows sums before it adds them to the others.
+constexpr size_t kPart = 128;
+// Tokens for which sum_all_rows may be asked at once.
+constexpr size_t kMaxSummed = 64;
 
 // Columns of a row that share scale and least in q4, and rows of a tile.
 constexpr size_t kGroupQ4 = 64;
@@ -107,15 +121,26 @@ constexpr size_t kRoom = 16;
 struct Kernels {
     const char* name;
 
-    // y[t * y_stride + row] = sum_j w[row, j] * x[t * x_stride + j]
-    // for row in [first, last) and t in [0, tokens).
-    void (*matmul)(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
-                   size_t tokens, float* y, size_t y_stride);
+    // rounded [rounded_bytes(weights, n)] = n activations of one token, as matmul wants them for
+    // weights of this type; aligned to 64 bytes.
+    void (*round)(Weights weights, const float* x, size_t n, unsigned char* rounded);
 
-    // y[c] = sum over i < count, in order, of x[rows[i]] * w[rows[i], c] for c in [first, last).
+    // y[t * y_stride + row] = sum_j w[row, j] * x[t, j] for row in [first, last) and t in [0, tokens);
+    // x are the rounded activations of one token after the other.
+    void (*matmul)(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,
+                   float* y, size_t y_stride);
+
+    // y[c] = sum over i < count, in order, of x[rows[i]] * w[rows[i], c] for c in [first, last),
+    // where `first` is a multiple of kGroup. All rows lie in the same kPart of them, and x is 0 for those of the part that are left out.
     // The `following` rows behind them in `rows` are needed next; they change nothing but the time.
     void (*sum_rows)(const Matrix& w, const uint32_t* rows, size_t count, size_t following,
                      const float* x, size_t first, size_t last, float* y);
+
+    // y[t * y_stride + c] = sum over all rows of x[t * x_stride + row] * w[row, c], for t in
+    // [0, tokens), tokens <= kMaxSummed, and c in [first, last), a group of kGroup columns: the sum,
+    // in order, of what sum_rows gives for each kPart of rows.
+    void (*sum_all_rows)(const Matrix& w, const float* x, size_t x_stride, size_t tokens,
+                         size_t first, size_t last, float* y, size_t y_stride);
 
     // y = (x - mean) / sqrt(variance + eps) * weight + bias over n elements; y may be x.
     void (*layer_norm)(const float* x, const float* weight, const float* bias, size_t n, float eps,
@@ -124,7 +149,7 @@ struct Kernels {
     // y = x + (previous - x) * mix, elementwise over n.
     void (*token_shift)(const float* x, const float* previous, const float* mix, size_t n, float* y);
 
-    // x = 1 / (1 + exp(-(x + bias))), elementwise over n.
+    // x = 1 / (1 + exp(-(x + bias))), elementwise over n; bias may be x.
     void (*sigmoid)(float* x, const float* bias, size_t n);
 
     // x = exp(-exp(x + bias)), elementwise over n.

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -72,6 +73,10 @@ public:
 
     // Feeds the ids of every segment after its state. Calls from several threads take turns.
     void forward(const std::vector<Segment>& segments);
+
+    // Calls body(i) once for every i < count on the threads of the model, and throws on what one of
+    // them throws. Takes turns with forward.
+    void share(std::size_t count, const std::function<void(std::size_t)>& body);
 
 private:
     struct Workshop;  // what a call needs for itself: threads and buffers

@@ -13,7 +13,6 @@ struct Unit {
     float inverse;
 };
 
-constexpr int kBitsQ8 = 14;
 constexpr int kBitsQ4 = 13;  // so that the upper byte of two is a byte
 
 constexpr uint32_t kMagnitude = 0x7FFFFFFF;  // the bits of a float without its sign
