@@ -293,7 +293,10 @@ int multiply(Products all, cudaStream_t stream) {
 
 int pack(const void* from, int rows, int columns, int first_row, int bytes, void* to,
          cudaStream_t stream) {
-    return launch(pack_kernel, dim3(512), 256, stream, from, rows, columns, first_row, bytes, to);
+    constexpr int kThreads = 256;
+    const size_t blocks = (static_cast<size_t>(rows) * columns + kThreads - 1) / kThreads;
+    const dim3 grid(static_cast<unsigned>(blocks < 4096 ? blocks : 4096));
+    return launch(pack_kernel, grid, kThreads, stream, from, rows, columns, first_row, bytes, to);
 }
 
 }  // namespace rwkv::cuda

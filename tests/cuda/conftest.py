@@ -1,0 +1,21 @@
+"""A GPU for the tests of this folder."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cuda.emulated import EmulatedGpu, build
+
+
+@pytest.fixture(scope="session")
+def emulated_library(pytestconfig: pytest.Config) -> EmulatedGpu:
+    """Built once, and kept between runs while the sources stay the same."""
+    return EmulatedGpu(build(pytestconfig.cache.mkdir("emulated-gpu")))
+
+
+@pytest.fixture
+def gpu(emulated_library: EmulatedGpu) -> Iterator[EmulatedGpu]:
+    """The emulated GPU, as it was at first."""
+    emulated_library.reset()
+    yield emulated_library
+    emulated_library.reset()
