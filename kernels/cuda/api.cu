@@ -16,6 +16,7 @@ using rwkv::cuda::Failure;
 struct RwkvCudaModel {
     int device;
     std::unique_ptr<Engine> engine;
+    bool lost = false;
 };
 
 namespace {
@@ -44,10 +45,14 @@ int guarded(Work work) {
 
 template <typename Work>
 int on_device(RwkvCudaModel* model, Work work) {
-    return guarded([&] {
+    if (model->lost) return fail(RWKV_CUDA_LOST, "The GPU failed before.");
+    const int code = guarded([&] {
         rwkv::cuda::check(cudaSetDevice(model->device), "choosing the GPU");
         work(*model->engine);
     });
+    // What is half done cannot be told from what is whole.
+    if (code == RWKV_CUDA_LOST || code == RWKV_CUDA_MEMORY) model->lost = true;
+    return code;
 }
 
 rwkv::Spec read_spec(const RwkvCudaSpec& from) {

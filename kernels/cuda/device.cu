@@ -33,11 +33,11 @@ std::string gibibytes(std::uint64_t bytes) {
 
 Arena::~Arena() { cudaFree(base_); }
 
-void Arena::make(cudaStream_t stream) {
+void Arena::make(cudaStream_t stream, std::size_t more) {
     std::size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for its memory");
-    if (used_ > free) {
-        throw Failure{RWKV_CUDA_MEMORY, "The model needs " + gibibytes(used_) +
+    if (used_ + more > free) {
+        throw Failure{RWKV_CUDA_MEMORY, "The model needs " + gibibytes(used_ + more) +
                                             " of the GPU's memory, of which " + gibibytes(free) +
                                             " are free."};
     }

@@ -39,8 +39,8 @@ public:
         return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + at);
     }
     std::size_t used() const { return used_; }
-    // Makes what was measured.
-    void make(cudaStream_t stream);
+    // Makes what was measured, if that and `more` bytes are free.
+    void make(cudaStream_t stream, std::size_t more = 0);
 
 private:
     static constexpr std::size_t kAlignment = 256;

@@ -27,8 +27,8 @@ Engine::Engine(int device, const Spec& spec, const ModelWeights& weights, int sl
     stream_.make();
     Loader loader(arena_, stream_.get());
     arrange(loader);
-    arena_.make(stream_.get());
-    loader.filling(true);
+    arena_.make(stream_.get(), loader.staging());
+    loader.fill();
     arrange(loader);
     loader.finish();
     pinned_.make(sizeof(Told) + kMaxRows * (spec.width * sizeof(float) + sizeof(std::uint32_t)));
@@ -47,7 +47,7 @@ std::uint64_t Engine::need(const Spec& spec, const ModelWeights& weights, int sl
     Engine measured(-1, spec, weights, slots);
     Loader loader(measured.arena_, nullptr);
     measured.arrange(loader);
-    return measured.arena_.used();
+    return measured.arena_.used() + loader.staging();
 }
 
 // The same order whether memory is measured or handed out.

@@ -38,10 +38,13 @@ __device__ inline float with_added(const float* x, const Added& added, size_t at
     return added.gate == nullptr ? x[at] + sum : __fmaf_rn(added.gate[at], sum, x[at]);
 }
 
-__device__ inline void shift_channel(const Shift& shift, int token, int channel, float normal,
+__device__ inline void shift_channel(const Shift& shift, int token, int channel, int width, float normal,
                                      float previous) {
     for (int i = 0; i < shift.count; ++i) {
-        const float mix = shift.mixes[i][channel];
+        float mix = shift.mixes[i][channel];
+        if (shift.shares != nullptr) {
+            mix += shift.shares[(static_cast<size_t>(token) * shift.count + i) * width + channel];
+        }
         shift.out[i].put(token, channel, __fmaf_rn(previous - normal, mix, normal));
     }
 }
@@ -70,8 +73,8 @@ normalize_kernel(Batch batch, const float* x, Added added, NormVectors norm, Shi
     layer_norm(norm, width, room, [&](int c) { return out[at + c]; },
                [&](int c, float normal) {
                    if (kSingle) {
-                       shift_channel(shift, token, c, normal, state[c]);
-                       state[c] = normal;
+                       shift_channel(shift, token, c, width, normal, state[c]);
+                       if (shift.keep) state[c] = normal;
                    }
                    normals[at + c] = normal;
                });
@@ -85,7 +88,7 @@ shift_kernel(Batch batch, Shift shift, int width, const float* normals) {
     const float* before = row.first
         ? batch.states + row.slot * batch.state_size + shift.offset : normals + at - width;
     for (int c = static_cast<int>(threadIdx.x); c < width; c += kThreads) {
-        shift_channel(shift, token, c, normals[at + c], before[c]);
+        shift_channel(shift, token, c, width, normals[at + c], before[c]);
     }
 }
 
@@ -123,10 +126,16 @@ int normalize_and_shift(const Batch& batch, const float* x, const Added& added, 
         return launch(normalize_kernel<true>, rows, kThreads, stream, batch, x, added, norm, shift, width,
                       out, normal);
     }
-    int code = launch(normalize_kernel<false>, rows, kThreads, stream, batch, x, added, norm, shift, width,
-                      out, normal);
-    if (code == 0) code = launch(shift_kernel, rows, kThreads, stream, batch, shift, width, normal);
-    if (code != 0) return code;
+    const int code = launch(normalize_kernel<false>, rows, kThreads, stream, batch, x, added, norm, shift,
+                            width, out, normal);
+    return code != 0 ? code : shift_normal(batch, normal, shift, width, stream);
+}
+
+int shift_normal(const Batch& batch, const float* normal, const Shift& shift, int width,
+                 cudaStream_t stream) {
+    const int code =
+        launch(shift_kernel, blocks(batch.tokens), kThreads, stream, batch, shift, width, normal);
+    if (code != 0 || !shift.keep) return code;
     return launch(keep_kernel, blocks(batch.run_count), kThreads, stream, batch, shift.offset, width,
                   normal);
 }

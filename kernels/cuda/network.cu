@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "heads7.cuh"
+
 namespace rwkv::cuda {
 namespace {
 
@@ -49,17 +51,32 @@ void Network::run(const Batch& batch, const float* embeddings, cudaStream_t stre
     multiply_all({product(head_, last_, logits_)});
 }
 
-void Network::shift(const NormVectors& norm, std::initializer_list<const float*> mixes, std::size_t offset) {
+Shift Network::shift_into_mixed(std::initializer_list<const float*> mixes, std::size_t offset) const {
     Shift shift{};
     for (const float* mix : mixes) {
         shift.mixes[shift.count] = mix;
         shift.out[shift.count] = mixed_[shift.count];
         ++shift.count;
     }
+    shift.keep = true;
     shift.offset = offset;
+    return shift;
+}
+
+void Network::shift(const NormVectors& norm, std::initializer_list<const float*> mixes, std::size_t offset,
+                    bool keep) {
+    Shift shift = shift_into_mixed(mixes, offset);
+    shift.keep = keep;
     check(normalize_and_shift(batch_, x_, added_, norm, shift, width_, other_, normal_, stream_), kDoing);
     std::swap(x_, other_);
     added_ = {};
+}
+
+void Network::shift_again(std::initializer_list<const float*> mixes, const float* shares,
+                          std::size_t offset) {
+    Shift shift = shift_into_mixed(mixes, offset);
+    shift.shares = shares;
+    check(shift_normal(batch_, normal_, shift, width_, stream_), kDoing);
 }
 
 Product Network::product(const DeviceMatrix& matrix, const Activations& x, float* y, Finish finish) const {
@@ -86,9 +103,23 @@ void Network::add_hidden(const Value& value, const float* gate) {
     added_ = {parts_, value_parts(value.hidden), gate};
 }
 
+void check_heads(const Spec& spec) {
+    if (has_heads_of(spec.head_size)) return;
+    refuse("There are GPU kernels for heads of 16, 32, 64 and 128 channels, not of " +
+           std::to_string(spec.head_size) + ".");
+}
+
 std::unique_ptr<Network> make_network(const Spec& spec) {
-    if (spec.generation == Generation::v7) return make_network7(spec);
-    refuse("There are no GPU kernels for this generation of RWKV.");
+    switch (spec.generation) {
+        case Generation::v4: return make_network4(spec);
+        case Generation::v5_0:
+        case Generation::v5_1:
+        case Generation::v5_2: return make_network5(spec);
+        case Generation::v6: return make_network6(spec);
+        case Generation::v7: return make_network7(spec);
+        case Generation::v7a: break;
+    }
+    refuse("There are no GPU kernels for RWKV-7a.");
 }
 
 }  // namespace rwkv::cuda

@@ -45,8 +45,12 @@ protected:
         return arena.take<float>(channels * kMaxRows);
     }
 
-    // Normalizes what is in x_ with all that was added, and mixes it into mixed_.
-    void shift(const NormVectors& norm, std::initializer_list<const float*> mixes, std::size_t offset);
+    // Normalizes what is in x_ with all that was added, and mixes it into mixed_. Without `keep` the
+    // state stays as it is, for shift_again.
+    void shift(const NormVectors& norm, std::initializer_list<const float*> mixes, std::size_t offset,
+               bool keep = true);
+    // Mixes what is normalized anew, with `shares` [rows, mixes, width] more of the token before.
+    void shift_again(std::initializer_list<const float*> mixes, const float* shares, std::size_t offset);
     Product product(const DeviceMatrix& matrix, const Activations& x, float* y,
                     Finish finish = Finish::none) const;
     Product product(const DeviceMatrix& matrix, const Activations& x, const Activations& y,
@@ -69,6 +73,8 @@ protected:
     Activations mixed_[kMaxMixes]{};         // [rows, width]
 
 private:
+    Shift shift_into_mixed(std::initializer_list<const float*> mixes, std::size_t offset) const;
+
     NormVectors ln0_{}, ln_out_{};
     DeviceMatrix head_;
     float* parts_ = nullptr;  // [parts, rows, width]
@@ -77,9 +83,15 @@ private:
     float* logits_ = nullptr;
 };
 
+// Refuses heads that there are no kernels for.
+void check_heads(const Spec& spec);
+
 // Refuses what there are no kernels for.
 std::unique_ptr<Network> make_network(const Spec& spec);
 
+std::unique_ptr<Network> make_network4(const Spec& spec);
+std::unique_ptr<Network> make_network5(const Spec& spec);
+std::unique_ptr<Network> make_network6(const Spec& spec);
 std::unique_ptr<Network> make_network7(const Spec& spec);
 
 }  // namespace rwkv::cuda

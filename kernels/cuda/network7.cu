@@ -1,4 +1,3 @@
-#include <string>
 #include <variant>
 
 #include "heads7.cuh"
@@ -20,12 +19,7 @@ struct DeviceLayer7 {
 
 class Network7 : public Network {
 public:
-    explicit Network7(const Spec& spec) : Network(spec) {
-        if (!has_heads_of(spec.head_size)) {
-            refuse("There are GPU kernels for heads of 16, 32, 64 and 128 channels, not of " +
-                   std::to_string(spec.head_size) + ".");
-        }
-    }
+    explicit Network7(const Spec& spec) : Network(spec) { check_heads(spec); }
 
 private:
     void load_layers(Loader& loader, const ModelWeights& weights) override;

@@ -12,22 +12,21 @@ const char* const kDoing = "loading the model";
 
 }  // namespace
 
-void Loader::filling(bool on) {
-    filling_ = on;
-    if (on) check(cudaMalloc(&staging_, kStaging), kDoing);
-}
+Loader::~Loader() { cudaFree(staging_); }
 
-void Loader::finish() {
-    check(cudaStreamSynchronize(stream_), kDoing);
-    check(cudaFree(staging_), kDoing);
-    staging_ = nullptr;
-}
+void Loader::fill() { check(cudaMalloc(&staging_, staging_bytes_), kDoing); }
+
+void Loader::finish() { check(cudaStreamSynchronize(stream_), kDoing); }
 
 // Calls take(rows in staging, first row, count) for pieces of the matrix that fit into it.
 template <typename Take>
 void Loader::in_pieces(const Matrix& from, Take take) {
     const std::size_t row_bytes = from.columns * bytes_of(from.weights);
-    const std::size_t rows = std::max<std::size_t>(1, kStaging / row_bytes);
+    const std::size_t rows = std::min(std::max<std::size_t>(1, kStaging / row_bytes), from.rows);
+    if (staging_ == nullptr) {
+        staging_bytes_ = std::max(staging_bytes_, rows * row_bytes);
+        return;
+    }
     for (std::size_t first = 0; first < from.rows; first += rows) {
         const std::size_t count = std::min(rows, from.rows - first);
         check(cudaMemcpyAsync(staging_, row_of(from, first), count * row_bytes, cudaMemcpyHostToDevice,
@@ -38,7 +37,7 @@ void Loader::in_pieces(const Matrix& from, Take take) {
 
 const float* Loader::floats(const unsigned char* from, std::size_t count) {
     float* to = arena_.take<float>(count);
-    if (filling_) {
+    if (staging_ != nullptr) {
         check(cudaMemcpyAsync(to, from, count * sizeof(float), cudaMemcpyHostToDevice, stream_), kDoing);
     }
     return to;
@@ -58,11 +57,9 @@ DeviceMatrix Loader::matrix(const Matrix& from) {
     if (from.weights == Weights::q8) {
         result.scales = floats(from.scales, from.rows * groups_of(from.columns));
     }
-    if (filling_) {
-        in_pieces(from, [&](int first, int count) {
-            return pack(staging_, count, columns, first, bytes, weights, stream_);
-        });
-    }
+    in_pieces(from, [&](int first, int count) {
+        return pack(staging_, count, columns, first, bytes, weights, stream_);
+    });
     return result;
 }
 
@@ -78,13 +75,11 @@ Value Loader::value(const Matrix& from) {
     if (from.weights == Weights::q8) {
         result.scales = floats(from.scales, from.rows * groups_of(from.columns));
     }
-    if (filling_) {
-        in_pieces(from, [&](int first, int count) -> int {
-            return cudaMemcpy2DAsync(weights + static_cast<std::size_t>(first) * pitch * bytes, pitch * bytes,
-                                     staging_, columns * bytes, columns * bytes,
-                                     static_cast<std::size_t>(count), cudaMemcpyDeviceToDevice, stream_);
-        });
-    }
+    in_pieces(from, [&](int first, int count) -> int {
+        return cudaMemcpy2DAsync(weights + static_cast<std::size_t>(first) * pitch * bytes, pitch * bytes,
+                                 staging_, columns * bytes, columns * bytes,
+                                 static_cast<std::size_t>(count), cudaMemcpyDeviceToDevice, stream_);
+    });
     return result;
 }
 

@@ -23,16 +23,21 @@ struct DeviceMatrix {
 class Loader {
 public:
     Loader(Arena& arena, cudaStream_t stream) : arena_(arena), stream_(stream) {}
+    ~Loader();
+    Loader(const Loader&) = delete;
+    Loader& operator=(const Loader&) = delete;
 
-    // False while the arena measures.
-    void filling(bool on);
+    // Bytes that filling will need for itself, once everything was measured.
+    std::size_t staging() const { return staging_bytes_; }
+    // From here on the arena has its memory.
+    void fill();
 
     DeviceMatrix matrix(const Matrix& from);
     Value value(const Matrix& from);
     const float* vector(const Vector& from);
     NormVectors norm(const Norm& from);
 
-    // Waits for the last copies, and frees what they needed.
+    // Waits for the last copies.
     void finish();
 
 private:
@@ -42,8 +47,8 @@ private:
 
     Arena& arena_;
     cudaStream_t stream_;
-    bool filling_ = false;
-    void* staging_ = nullptr;
+    std::size_t staging_bytes_ = 0;
+    void* staging_ = nullptr;  // null while the arena measures
 };
 
 }  // namespace rwkv::cuda

@@ -391,7 +391,12 @@ namespace emulation {
 // Every call of the runtime counts; once the device is lost, each of them fails.
 inline cudaError_t call() {
   if (calls_left < 0) return cudaSuccess;
-  if (calls_left == 0) return cudaErrorDevicesUnavailable;
+  if (calls_left == 0) {
+    pending.clear();
+    recorded.clear();
+    recording = false;
+    return cudaErrorDevicesUnavailable;
+  }
   --calls_left;
   return cudaSuccess;
 }
