@@ -16,6 +16,7 @@ extern "C" {
 #endif
 
 #define RWKV_CUDA_VERSION 1
+#define RWKV_CUDA_API __attribute__((visibility("default")))
 
 enum {
     RWKV_CUDA_OK = 0,
@@ -55,46 +56,47 @@ typedef struct {
 
 typedef struct RwkvCudaModel RwkvCudaModel;
 
-const char* rwkv_cuda_error(void);
-int rwkv_cuda_version(void);
+RWKV_CUDA_API const char* rwkv_cuda_error(void);
+RWKV_CUDA_API int rwkv_cuda_version(void);
 
-int rwkv_cuda_devices(int* count);
-int rwkv_cuda_device(int index, RwkvCudaDevice* device);
+RWKV_CUDA_API int rwkv_cuda_devices(int* count);
+RWKV_CUDA_API int rwkv_cuda_device(int index, RwkvCudaDevice* device);
 
 /* Bytes of device memory for a model with `slots` states. */
-int rwkv_cuda_need(const RwkvCudaSpec* spec, const RwkvCudaTensor* tensors, size_t count, int slots,
+RWKV_CUDA_API int rwkv_cuda_need(const RwkvCudaSpec* spec, const RwkvCudaTensor* tensors, size_t count, int slots,
                    uint64_t* bytes);
-int rwkv_cuda_open(int device, const RwkvCudaSpec* spec, const RwkvCudaTensor* tensors, size_t count,
+RWKV_CUDA_API int rwkv_cuda_open(int device, const RwkvCudaSpec* spec, const RwkvCudaTensor* tensors, size_t count,
                    int slots, RwkvCudaModel** model);
-void rwkv_cuda_close(RwkvCudaModel* model);
+RWKV_CUDA_API void rwkv_cuda_close(RwkvCudaModel* model);
 
 /* Slots hold one state each. */
-int rwkv_cuda_write_state(RwkvCudaModel* model, int slot, const float* state);
-int rwkv_cuda_read_state(RwkvCudaModel* model, int slot, float* state);
-int rwkv_cuda_copy_state(RwkvCudaModel* model, int from, int to);
+RWKV_CUDA_API int rwkv_cuda_write_state(RwkvCudaModel* model, int slot, const float* state);
+RWKV_CUDA_API int rwkv_cuda_read_state(RwkvCudaModel* model, int slot, float* state);
+RWKV_CUDA_API int rwkv_cuda_copy_state(RwkvCudaModel* model, int from, int to);
 
 /* Feeds counts[i] ids (at least one) to slots[i] (all different), for i < runs <= slots; logits
  * [runs, vocabulary] after the last ones. `ids` are those of all runs, one after the other. */
-int rwkv_cuda_forward(RwkvCudaModel* model, int runs, const int* slots, const int* counts,
+RWKV_CUDA_API int rwkv_cuda_forward(RwkvCudaModel* model, int runs, const int* slots, const int* counts,
                       const uint32_t* ids, float* logits);
 
 /* How `slot` samples from now on. Bit i % 32 of word i / 32 stands for id i. `counted` ids have a
  * penalty already, `values` are how often they were counted. */
-int rwkv_cuda_sampling(RwkvCudaModel* model, int slot, const RwkvCudaSampling* sampling,
+RWKV_CUDA_API int rwkv_cuda_sampling(RwkvCudaModel* model, int slot, const RwkvCudaSampling* sampling,
                        const uint32_t* banned, const uint32_t* exempt, const uint32_t* counted,
                        const double* values, size_t count);
 
 /* The next token of `slot` after logits [vocabulary]; 0xFFFFFFFF if they are not all finite. */
-int rwkv_cuda_choose(RwkvCudaModel* model, int slot, const float* logits, uint32_t* id);
+RWKV_CUDA_API int rwkv_cuda_choose(RwkvCudaModel* model, int slot, const float* logits, uint32_t* id);
 
 /* Feeds one id to each of the slots, counts it, and chooses the next ones, all on the device. */
-int rwkv_cuda_step(RwkvCudaModel* model, int count, const int* slots, const uint32_t* ids, uint32_t* next);
+RWKV_CUDA_API int rwkv_cuda_step(RwkvCudaModel* model, int count, const int* slots, const uint32_t* ids,
+                                 uint32_t* next);
 
 /* The logits [vocabulary] of place `index` of the last rwkv_cuda_step. */
-int rwkv_cuda_logits(RwkvCudaModel* model, int index, float* logits);
+RWKV_CUDA_API int rwkv_cuda_logits(RwkvCudaModel* model, int index, float* logits);
 
 /* Bytes per second that the device reads from its memory, measured now; takes 256 MiB. */
-int rwkv_cuda_bandwidth(int device, double* bytes_per_second);
+RWKV_CUDA_API int rwkv_cuda_bandwidth(int device, double* bytes_per_second);
 
 #ifdef __cplusplus
 }

@@ -10,7 +10,7 @@ constexpr int kParts = 4;  // threads for each column of the state
 // Thread (part, column) holds the rows part * N / 4 ... of its column [key, value] in registers for the
 // whole run. The threads of part 0 also prepare a channel of each token.
 template <int N>
-__global__ void __launch_bounds__(kParts* N)
+__global__ void __launch_bounds__(kParts* N, 1)
 heads5_kernel(Batch batch, Vectors5 vectors, Projected5 x, float eps, size_t offset, int width,
               Activations y) {
     constexpr int kOwn = N / kParts;

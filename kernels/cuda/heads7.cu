@@ -40,7 +40,7 @@ __device__ inline float in_order(const float* parts) {
 // thread holds the columns 16 i + 4 part ... + 3 of its row. The first N threads also prepare a channel
 // of each token.
 template <int N>
-__global__ void __launch_bounds__(4 * N)
+__global__ void __launch_bounds__(4 * N, 1)
 heads7_kernel(Batch batch, Vectors7 vectors, Projected7 x, float eps, size_t offset, int width,
               Activations y) {
     constexpr int kOwn = N / 16;              // float4 of a thread

@@ -159,7 +159,7 @@ __host__ __device__ inline int warps_of(int tiles) {
 // For few tokens. A warp takes one slice of the columns of MT * 16 rows, so that all of the machine
 // reads weights; the slices are added in their order.
 template <int MT, int NT>
-__global__ void __launch_bounds__(kWarps* kWarp) multiply_narrow(Products all) {
+__global__ void __launch_bounds__(kWarps* kWarp, MT* NT == 1 ? 4 : 1) multiply_narrow(Products all) {
     __shared__ float parts[kWarps][NT * kTokens][MT * kTile + 1];
     const int index = product_of(all, static_cast<int>(blockIdx.x));
     const Product& p = all.each[index];
@@ -205,7 +205,7 @@ constexpr int kWideRows = 2, kWideTokens = 4;  // tiles of a warp
 constexpr int kRowWarps = 4, kTokenWarps = 2;
 
 // For many tokens. A block computes 128 rows of 64 tokens; each warp goes through the slices.
-__global__ void __launch_bounds__(kWarps* kWarp) multiply_wide(Products all) {
+__global__ void __launch_bounds__(kWarps* kWarp, 1) multiply_wide(Products all) {
     const int index = product_of(all, static_cast<int>(blockIdx.x));
     const Product& p = all.each[index];
     const int lane = static_cast<int>(threadIdx.x) % kWarp;

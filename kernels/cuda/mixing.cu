@@ -49,7 +49,7 @@ __device__ inline void shift_channel(const Shift& shift, int token, int channel,
     }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
 embed_kernel(const float* rows, NormVectors norm, int width, float* x) {
     __shared__ Room room;
     const size_t at = static_cast<size_t>(blockIdx.x) * width;
@@ -59,7 +59,7 @@ embed_kernel(const float* rows, NormVectors norm, int width, float* x) {
 
 // With `kSingle` every row is a run of its own: the whole work in one launch, the state in place.
 template <bool kSingle>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
 normalize_kernel(Batch batch, const float* x, Added added, NormVectors norm, Shift shift, int width,
                  float* out, float* normals) {
     __shared__ Room room;
@@ -80,7 +80,7 @@ normalize_kernel(Batch batch, const float* x, Added added, NormVectors norm, Shi
                });
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
 shift_kernel(Batch batch, Shift shift, int width, const float* normals) {
     const int token = static_cast<int>(blockIdx.x);
     const size_t at = static_cast<size_t>(token) * width;
@@ -93,7 +93,7 @@ shift_kernel(Batch batch, Shift shift, int width, const float* normals) {
 }
 
 // After shift_kernel, which still reads the state.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
 keep_kernel(Batch batch, size_t offset, int width, const float* normals) {
     const Run run = batch.runs[blockIdx.x];
     float* state = batch.states + run.slot * batch.state_size + offset;
@@ -101,7 +101,7 @@ keep_kernel(Batch batch, size_t offset, int width, const float* normals) {
     for (int c = static_cast<int>(threadIdx.x); c < width; c += kThreads) state[c] = last[c];
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
 outputs_kernel(Batch batch, const float* x, Added added, NormVectors norm, int width, Activations out) {
     __shared__ Room room;
     const int output = static_cast<int>(blockIdx.x);

@@ -55,14 +55,19 @@ __device__ inline void multiply_by_shuffles(float (&c)[4], const uint32_t (&a)[4
                                             uint32_t b1) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int column = lane % 4 * 2;
+#pragma unroll 1
     for (int source = 0; source < 4; ++source) {
         uint32_t left[4];
+#pragma unroll
         for (int i = 0; i < 4; ++i) left[i] = __shfl_sync(kAllLanes, a[i], lane / 4 * 4 + source);
+#pragma unroll
         for (int n = 0; n < 2; ++n) {
             const int from = (column + n) * 4 + source;
             const uint32_t right[2] = {__shfl_sync(kAllLanes, b0, from),
                                        __shfl_sync(kAllLanes, b1, from)};
+#pragma unroll
             for (int half = 0; half < 2; ++half) {
+#pragma unroll
                 for (int k = 0; k < 2; ++k) {
                     const uint32_t weights = left[half + 2 * k];
                     float& sum = c[half * 2 + n];

@@ -151,7 +151,7 @@ __device__ inline bool adjust(Room& room, const Choosers& all, int slot, const f
     return room.flag == 0;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
 choose_kernel(Choosers all, const float* logits, const int* slots, const uint32_t* fed, uint32_t* ids) {
     __shared__ Room room;
     const int output = static_cast<int>(blockIdx.x);

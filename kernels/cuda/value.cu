@@ -33,7 +33,7 @@ __device__ inline Eight load_eight(const Value& v, int row, int column) {
 // 8 further, and of these the columns 8 group ... 8 group + 7 and those 64 further: tile j of the
 // product has column 8 group + j as its row `group`, and the one 64 further as its row `group` + 8.
 template <int NT>
-__global__ void __launch_bounds__(kValueWarps* kWarp)
+__global__ void __launch_bounds__(kValueWarps* kWarp, 1)
 sum_rows_kernel(Value v, const float* x, int tokens, float* parts) {
     __shared__ float sums[NT * kTokens][kValueColumns];
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
