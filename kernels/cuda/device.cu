@@ -31,19 +31,32 @@ std::string gibibytes(std::uint64_t bytes) {
     return text;
 }
 
-Arena::~Arena() { cudaFree(base_); }
+Arena::~Arena() {
+    for (void* memory : made_) cudaFree(memory);
+}
+
+void* Arena::take_bytes(std::size_t bytes) {
+    if (bytes == 0) return nullptr;
+    if (!making_) {
+        measured_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+        return nullptr;
+    }
+    made_.push_back(nullptr);
+    check(cudaMalloc(&made_.back(), bytes), "making room for the model");
+    check(cudaMemsetAsync(made_.back(), 0, bytes, stream_), "making room for the model");
+    return made_.back();
+}
 
 void Arena::make(cudaStream_t stream, std::size_t more) {
     std::size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for its memory");
-    if (used_ + more > free) {
-        throw Failure{RWKV_CUDA_MEMORY, "The model needs " + gibibytes(used_ + more) +
+    if (measured_ + more > free) {
+        throw Failure{RWKV_CUDA_MEMORY, "The model needs " + gibibytes(measured_ + more) +
                                             " of the GPU's memory, of which " + gibibytes(free) +
                                             " are free."};
     }
-    check(cudaMalloc(&base_, used_), "making room for the model");
-    check(cudaMemsetAsync(base_, 0, used_, stream), "making room for the model");
-    used_ = 0;
+    making_ = true;
+    stream_ = stream;
 }
 
 Pinned::~Pinned() { cudaFreeHost(data_); }

@@ -1,4 +1,4 @@
-// The device as the host sees it: failures, and one piece of memory cut into many.
+// The device as the host sees it: failures, memory, and the order of its work.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace rwkv::cuda {
 
@@ -22,8 +23,8 @@ void check(int error, const char* doing);
 
 std::string gibibytes(std::uint64_t bytes);
 
-// Memory for many arrays, as one allocation: it is measured first, then made, then handed out by the
-// same calls. Zeros at first.
+// Memory for many arrays: it is measured first, and then made by the same calls. Zeros at first. Every
+// array is an allocation of its own, so that tools see who leaves it.
 class Arena {
 public:
     Arena() = default;
@@ -31,22 +32,25 @@ public:
     Arena(const Arena&) = delete;
     Arena& operator=(const Arena&) = delete;
 
-    // Null while measuring.
+    // Null while measuring, and for nothing.
     template <typename T>
     T* take(std::size_t count) {
-        const std::size_t at = used_;
-        used_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-        return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + at);
+        return static_cast<T*>(take_bytes(count * sizeof(T)));
     }
-    std::size_t used() const { return used_; }
-    // Makes what was measured, if that and `more` bytes are free.
+    std::size_t measured() const { return measured_; }
+    // From here on memory is made, with the help of `stream`, if what was measured and `more` bytes are
+    // free.
     void make(cudaStream_t stream, std::size_t more = 0);
 
 private:
-    static constexpr std::size_t kAlignment = 256;
+    static constexpr std::size_t kAlignment = 512;
 
-    unsigned char* base_ = nullptr;
-    std::size_t used_ = 0;
+    void* take_bytes(std::size_t bytes);
+
+    bool making_ = false;
+    cudaStream_t stream_ = nullptr;
+    std::size_t measured_ = 0;
+    std::vector<void*> made_;
 };
 
 // Memory of the host that the device reads and writes directly.

@@ -47,7 +47,7 @@ std::uint64_t Engine::need(const Spec& spec, const ModelWeights& weights, int sl
     Engine measured(-1, spec, weights, slots);
     Loader loader(measured.arena_, nullptr);
     measured.arrange(loader);
-    return measured.arena_.used() + loader.staging();
+    return measured.arena_.measured() + loader.staging();
 }
 
 // The same order whether memory is measured or handed out.

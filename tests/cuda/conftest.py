@@ -1,5 +1,6 @@
 """A GPU for the tests of this folder."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,8 @@ from tests.cuda.emulated import EmulatedGpu, build
 @pytest.fixture(scope="session")
 def emulated_library(pytestconfig: pytest.Config) -> EmulatedGpu:
     """Built once, and kept between runs while the sources stay the same."""
-    return EmulatedGpu(build(pytestconfig.cache.mkdir("emulated-gpu")))
+    flags = os.environ.get("RWKV_CHAT_EMULATION_FLAGS", "").split()
+    return EmulatedGpu(build(pytestconfig.cache.mkdir("emulated-gpu"), flags))
 
 
 @pytest.fixture

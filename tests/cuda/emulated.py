@@ -37,11 +37,11 @@ def compiler() -> str:
     return found
 
 
-def build(folder: Path, flags: Sequence[str] = (), extra: Sequence[Path] = ()) -> Path:
+def build(folder: Path, flags: Sequence[str] = ()) -> Path:
     """The library in `folder`, unless it is there for these very sources."""
     command = [compiler(), *FLAGS, *flags]
     content = hashlib.sha256(" ".join(command).encode())
-    read = [*KERNELS.rglob("*.cu*"), *KERNELS.rglob("*.h"), *KERNELS.glob("src/*.cpp"), *extra]
+    read = [*KERNELS.rglob("*.cu*"), *KERNELS.rglob("*.h"), *KERNELS.glob("src/*.cpp")]
     for path in sorted({*read, *(TESTS / "emulation").iterdir()}):
         content.update(path.read_bytes())
     target = folder / f"librwkv_cuda-{content.hexdigest()[:16]}.so"
@@ -57,7 +57,7 @@ def build(folder: Path, flags: Sequence[str] = (), extra: Sequence[Path] = ()) -
         return str(built)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        objects = list(pool.map(compile_one, [*SOURCES, *extra]))
+        objects = list(pool.map(compile_one, SOURCES))
     made = target.with_suffix(".tmp")
     subprocess.run([*command, "-shared", "-o", str(made), *objects], check=True)
     made.replace(target)
