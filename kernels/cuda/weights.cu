@@ -10,6 +10,11 @@ namespace {
 constexpr std::size_t kStaging = 32 << 20;
 const char* const kDoing = "loading the model";
 
+void check_type(const Matrix& matrix) {
+    if (matrix.weights == Weights::bf16 || matrix.weights == Weights::q8) return;
+    refuse("The GPU computes with bf16 and q8 weights only. Use --weights bf16.");
+}
+
 }  // namespace
 
 Loader::~Loader() { cudaFree(staging_); }
@@ -44,9 +49,7 @@ const float* Loader::floats(const unsigned char* from, std::size_t count) {
 }
 
 DeviceMatrix Loader::matrix(const Matrix& from) {
-    if (from.weights == Weights::f32) {
-        refuse("The GPU computes with bf16 and q8 weights only. Use --weights bf16.");
-    }
+    check_type(from);
     const int rows = static_cast<int>(from.rows), columns = static_cast<int>(from.columns);
     const int bytes = static_cast<int>(bytes_of(from.weights));
     const std::size_t size = static_cast<std::size_t>(divide_up(rows, kTile)) * kTile *
@@ -64,9 +67,7 @@ DeviceMatrix Loader::matrix(const Matrix& from) {
 }
 
 Value Loader::value(const Matrix& from) {
-    if (from.weights == Weights::f32) {
-        refuse("The GPU computes with bf16 and q8 weights only. Use --weights bf16.");
-    }
+    check_type(from);
     const int columns = static_cast<int>(from.columns);
     const int pitch = divide_up(columns, kValueColumns) * kValueColumns;
     const std::size_t bytes = bytes_of(from.weights);

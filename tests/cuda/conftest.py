@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,12 @@ from tests.cuda.emulated import EmulatedGpu, build
 
 @pytest.fixture(scope="session")
 def emulated_library(pytestconfig: pytest.Config) -> EmulatedGpu:
-    """Built once, and kept between runs while the sources stay the same."""
+    """Built once, and kept between runs while the sources stay the same.
+
+    RWKV_CHAT_CUDA_LIBRARY names a library for a real GPU to test instead.
+    """
+    if real := os.environ.get("RWKV_CHAT_CUDA_LIBRARY"):
+        return EmulatedGpu(Path(real))
     flags = os.environ.get("RWKV_CHAT_EMULATION_FLAGS", "").split()
     return EmulatedGpu(build(pytestconfig.cache.mkdir("emulated-gpu"), flags))
 

@@ -25,6 +25,11 @@ TENSORS = weights_of(SPEC, "bf16")
 CONFIG = DecoderConfig(Sampling(), seed=1, stops=(), token_bytes=TOKENS, end=None)
 
 
+def feed_each(backend: CudaBackend, ids: range) -> None:
+    for id_ in ids:
+        backend.forward([id_], None)
+
+
 def test_it_is_a_backend(gpu: EmulatedGpu) -> None:
     contract: Backend = open_backend(gpu, SPEC, TENSORS)
     assert contract.name == "cuda:0 Emulated GPU 0"
@@ -168,8 +173,7 @@ def test_a_device_may_be_lost_at_any_call(gpu: EmulatedGpu, calls: int) -> None:
     expected = backend.forward([1], None)
     gpu.lose_after(calls)
     with pytest.raises(DeviceLostError):
-        for id_ in range(20):
-            backend.forward([id_], None)
+        feed_each(backend, range(20))
     gpu.lose_after(-1)
     with pytest.raises(DeviceLostError):
         backend.forward([1], None)

@@ -1,4 +1,4 @@
-"""The CUDA sources as CUDA's compiler sees them: no warnings, and nothing spilled from registers."""
+"""The CUDA sources as CUDA's compiler sees them: no warnings, nothing spilled from registers."""
 
 import ctypes
 import os
@@ -18,7 +18,8 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 STRICT = ["-std=c++17", "-O3", "-Werror", "all-warnings", f"-I{KERNELS}/include"]
 DEVICE_SOURCES = [path for path in SOURCES if "__global__" in path.read_text()]
 slow = pytest.mark.skipif(
-    os.environ.get("RWKV_CHAT_SLOW") != "1", reason="all GPUs are compiled for with RWKV_CHAT_SLOW=1"
+    os.environ.get("RWKV_CHAT_SLOW") != "1",
+    reason="all GPUs are compiled for with RWKV_CHAT_SLOW=1",
 )
 
 
@@ -79,7 +80,7 @@ def test_the_library_loads_without_a_driver(tmp_path: Path) -> None:
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
-        with pytest.raises(EngineError, match="There is no GPU that CUDA can use: .*driver"):
+        with pytest.raises(EngineError, match=r"There is no GPU that CUDA can use: .*driver"):
             library.gpus()
     else:
         library.gpus()

@@ -58,7 +58,10 @@ def test_a_sequence_equals_the_equations(gpu: EmulatedGpu, name: str, kind: str)
 def test_states_are_exchanged_with_the_cpu_both_ways(gpu: EmulatedGpu, kind: str) -> None:
     spec = SPECS["heads of 64"]
     tensors = weights_of(spec, kind)
-    backend, cpu = open_backend(gpu, spec, tensors), _native.Model(spec_fields(spec), tensors, 1, "")
+    backend, cpu = (
+        open_backend(gpu, spec, tensors),
+        _native.Model(spec_fields(spec), tensors, 1, ""),
+    )
     first, second = draw(spec, 20), draw(spec, 20, seed=1)
     expected, expected_state = cpu.forward(first + second, None)
     for begin, end in ((backend, cpu), (cpu, backend)):
@@ -85,9 +88,7 @@ def test_any_split_gives_the_same_bits(gpu: EmulatedGpu, cuts: list[int], kind: 
 
 @pytest.mark.parametrize("kind", ["bf16", "q8"])
 @pytest.mark.parametrize("length", [17, 33, 70, 300])
-def test_long_texts_give_the_bits_of_single_steps(
-    gpu: EmulatedGpu, length: int, kind: str
-) -> None:
+def test_long_texts_give_the_bits_of_single_steps(gpu: EmulatedGpu, length: int, kind: str) -> None:
     """All sizes of tiles sum in the same order."""
     spec = make_spec(layers=2, heads=1, vocab=20, ffn=150, ranks=(3, 5, 7, 9))
     backend = open_backend(gpu, spec, weights_of(spec, kind))
