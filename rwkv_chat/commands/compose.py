@@ -87,7 +87,7 @@ def open_session(settings: Settings, options: Options) -> Iterator[Session]:
         tokenizers = {model: settings.tokenizer} if settings.tokenizer else {}
         threads = settings.threads or None
         library = LocalLibrary(
-            settings.weights, settings.device, threads, settings.generations, tokenizers
+            settings.weights, threads, settings.generations, tokenizers, settings.device
         )
         session = Session(store, Worker(library, store.snapshots), options)
         closing.callback(session.close)

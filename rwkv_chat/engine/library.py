@@ -24,10 +24,10 @@ class LocalLibrary:
     def __init__(
         self,
         weights: str,
-        device: str,
         threads: int | None,
         generations: Mapping[str, str],
         tokenizers: Mapping[str, str],
+        device: str = "cpu",
     ) -> None:
         self._weights = weights
         self._device = device
