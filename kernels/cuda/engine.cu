@@ -31,7 +31,7 @@ Engine::Engine(int device, const Spec& spec, const ModelWeights& weights, int sl
     loader.fill();
     arrange(loader);
     loader.finish();
-    pinned_.make(sizeof(Told) + kMaxRows * (spec.width * sizeof(float) + sizeof(std::uint32_t)));
+    pinned_.make(chosen_place() + kMaxRows * sizeof(std::uint32_t));
     weights_ = nullptr;
     const std::vector<float> start = spec.new_state();
     for (int slot = 0; slot < slots; ++slot) write_state(slot, start.data());
@@ -55,7 +55,7 @@ void Engine::arrange(Loader& loader) {
     const auto slots = static_cast<std::size_t>(slots_);
     network_->load(loader, arena_, *weights_, slots_);
     states_ = arena_.take<float>(slots * spec_.state());
-    told_ = arena_.take<unsigned char>(sizeof(Told) + kMaxRows * spec_.width * sizeof(float));
+    told_ = arena_.take<unsigned char>(chosen_place());
     chosen_ = arena_.take<std::uint32_t>(kMaxRows);
     choosers_.vocabulary = static_cast<int>(spec_.vocabulary);
     const auto words = static_cast<std::size_t>(choosers_.words());
@@ -113,22 +113,29 @@ void Engine::copy_state(int from, int to) {
 
 void Engine::tell(int row, std::uint32_t id, int slot, bool first, bool last) {
     told().rows[row] = {slot, first, last};
-    auto* embeddings = reinterpret_cast<float*>(pinned_.get() + sizeof(Told));
-    copy_row(embedding_, id, embeddings + static_cast<std::size_t>(row) * spec_.width);
+    const auto at = static_cast<std::size_t>(row);
+    copy_row(embedding_, id,
+             reinterpret_cast<float*>(pinned_.get() + sizeof(Told) + at * embedding_bytes()));
+    network_->look_up(id, reinterpret_cast<float*>(pinned_.get() + looked_up_place() + at * looked_up_bytes()));
 }
 
 void Engine::enqueue(int rows, int runs, int outputs, bool choosing) {
     const cudaStream_t stream = stream_.get();
     auto* told = reinterpret_cast<Told*>(told_);
-    const std::size_t bytes = sizeof(Told) + static_cast<std::size_t>(rows) * spec_.width * sizeof(float);
-    check(cudaMemcpyAsync(told_, pinned_.get(), bytes, cudaMemcpyHostToDevice, stream), kCopying);
+    const auto count = static_cast<std::size_t>(rows);
+    check(cudaMemcpyAsync(told_, pinned_.get(), sizeof(Told) + count * embedding_bytes(),
+                          cudaMemcpyHostToDevice, stream), kCopying);
+    if (looked_up_bytes() > 0) {
+        check(cudaMemcpyAsync(told_ + looked_up_place(), pinned_.get() + looked_up_place(),
+                              count * looked_up_bytes(), cudaMemcpyHostToDevice, stream), kCopying);
+    }
     const Batch batch{told->rows, told->runs, told->outputs, rows, runs, outputs, states_, spec_.state()};
-    network_->run(batch, reinterpret_cast<const float*>(told_ + sizeof(Told)), stream);
+    network_->run(batch, reinterpret_cast<const float*>(told_ + sizeof(Told)),
+                  reinterpret_cast<const float*>(told_ + looked_up_place()), stream);
     if (!choosing) return;
     check(choose(choosers_, network_->logits(), told->slots, told->fed, outputs, chosen_, stream),
           kComputing);
-    void* to = pinned_.get() + sizeof(Told) + kMaxRows * spec_.width * sizeof(float);
-    check(cudaMemcpyAsync(to, chosen_, static_cast<std::size_t>(outputs) * sizeof *chosen_,
+    check(cudaMemcpyAsync(pinned_.get() + chosen_place(), chosen_, static_cast<std::size_t>(outputs) * sizeof *chosen_,
                           cudaMemcpyDeviceToHost, stream), kCopying);
 }
 
@@ -247,8 +254,7 @@ void Engine::step(int count, const int* slots, const std::uint32_t* ids, std::ui
     }
     launch_graph(count, true);
     stream_.wait();
-    const void* from = pinned_.get() + sizeof(Told) + kMaxRows * spec_.width * sizeof(float);
-    std::copy_n(static_cast<const std::uint32_t*>(from), count, next);
+    std::copy_n(reinterpret_cast<const std::uint32_t*>(pinned_.get() + chosen_place()), count, next);
 }
 
 void Engine::read_logits(int index, float* logits) {

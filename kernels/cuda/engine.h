@@ -34,7 +34,8 @@ public:
     void read_logits(int index, float* logits);
 
 private:
-    // What the host tells the device at the start of a step, in one copy; embeddings follow it.
+    // What the host tells the device at the start of a step. Behind it follow the embeddings of all rows,
+    // what else was looked up for them, and at the end, in the other direction, the ids that were chosen.
     struct Told {
         Row rows[kMaxRows];
         Run runs[kMaxRows];
@@ -48,6 +49,10 @@ private:
     void check_slots(int count, const int* slots);
     void check_id(std::uint32_t id) const;
     float* state(int slot) const { return states_ + static_cast<std::size_t>(slot) * spec_.state(); }
+    std::size_t embedding_bytes() const { return spec_.width * sizeof(float); }
+    std::size_t looked_up_bytes() const { return network_->looked_up() * sizeof(float); }
+    std::size_t looked_up_place() const { return sizeof(Told) + kMaxRows * embedding_bytes(); }
+    std::size_t chosen_place() const { return looked_up_place() + kMaxRows * looked_up_bytes(); }
     Told& told() const { return *reinterpret_cast<Told*>(pinned_.get()); }
     void tell(int row, std::uint32_t id, int slot, bool first, bool last);
     // Enqueues a step over what was told.

@@ -36,7 +36,9 @@ void Network::load(Loader& loader, Arena& arena, const ModelWeights& weights, in
     reserve(arena);
 }
 
-void Network::run(const Batch& batch, const float* embeddings, cudaStream_t stream) {
+void Network::run(const Batch& batch, const float* embeddings, const float* looked_up,
+                  cudaStream_t stream) {
+    looked_up_ = looked_up;
     batch_ = batch;
     stream_ = stream;
     added_ = {};
@@ -116,10 +118,10 @@ std::unique_ptr<Network> make_network(const Spec& spec) {
         case Generation::v5_1:
         case Generation::v5_2: return make_network5(spec);
         case Generation::v6: return make_network6(spec);
-        case Generation::v7: return make_network7(spec);
-        case Generation::v7a: break;
+        case Generation::v7:
+        case Generation::v7a: return make_network7(spec);
     }
-    refuse("There are no GPU kernels for RWKV-7a.");
+    refuse("There are no GPU kernels for this generation of RWKV.");
 }
 
 }  // namespace rwkv::cuda

@@ -27,8 +27,13 @@ public:
     // Takes the memory for weights and activations, with logits for `outputs` rows.
     void load(Loader& loader, Arena& arena, const ModelWeights& weights, int outputs);
 
-    // Enqueues a step of all layers over rows of the embedding [tokens, width].
-    void run(const Batch& batch, const float* embeddings, cudaStream_t stream);
+    // Enqueues a step of all layers over rows of the embedding [tokens, width], and what was looked up
+    // for them [tokens, looked_up].
+    void run(const Batch& batch, const float* embeddings, const float* looked_up, cudaStream_t stream);
+
+    // Numbers of each token, beside its embedding, that the host looks up for it.
+    virtual std::size_t looked_up() const { return 0; }
+    virtual void look_up(std::uint32_t, float*) const {}
 
     float* logits() const { return logits_; }  // [outputs, vocabulary]
 
@@ -65,6 +70,7 @@ protected:
 
     const Spec spec_;
     const int width_;
+    const float* looked_up_ = nullptr;
     Batch batch_{};
     cudaStream_t stream_ = nullptr;
     float *x_ = nullptr, *other_ = nullptr;  // [rows, width]

@@ -1,5 +1,7 @@
 #include <variant>
 
+#include "../src/elements.h"
+#include "deep_embed.cuh"
 #include "heads7.cuh"
 #include "network.h"
 
@@ -15,27 +17,55 @@ struct DeviceLayer7 {
     const float* ffn_mix_k;
     DeviceMatrix ffn_key;
     Value ffn_value;
+    DeviceMatrix from_emb, in, out;  // of RWKV-7a
+    const float* base;
 };
+
+static_assert(kSide == DeepEmbed::kSide);
 
 class Network7 : public Network {
 public:
     explicit Network7(const Spec& spec) : Network(spec) { check_heads(spec); }
+
+    std::size_t looked_up() const override { return is_deep() ? spec_.layers * kSide * kSide : 0; }
+    void look_up(std::uint32_t id, float* to) const override {
+        for (const Matrix& own : own_) {
+            copy_row(own, id, to);
+            to += kSide * kSide;
+        }
+    }
 
 private:
     void load_layers(Loader& loader, const ModelWeights& weights) override;
     void reserve(Arena& arena) override;
     void time_mix(int index) override;
     void channel_mix(int index) override;
+    void load_deep(Loader& loader, const DeepEmbed& from, DeviceLayer7& layer);
+    bool is_deep() const { return spec_.generation == Generation::v7a; }
 
     std::vector<DeviceLayer7> layers_;
     float *r_ = nullptr, *k_ = nullptr, *v_ = nullptr, *first_v_ = nullptr;      // [rows, D]
     float *w_ = nullptr, *a_ = nullptr, *share_ = nullptr, *gate_ = nullptr;     // [rows, D]
     Activations low_w_{}, low_a_{}, low_v_{}, low_g_{};                          // [rows, rank]
     Activations y_{};                                                            // [rows, D]
+    // Of RWKV-7a:
+    std::vector<Matrix> own_;                                                    // on the host
+    const float* zeros_ = nullptr;                                               // [D]
+    Activations embedded_{}, turned_{};                                          // [rows, D], [rows, 32]
+    float *inner_ = nullptr, *added_own_ = nullptr, *scale_ = nullptr;           // 32, 32 * 32, F
 };
+
+void Network7::load_deep(Loader& loader, const DeepEmbed& from, DeviceLayer7& layer) {
+    layer.from_emb = loader.matrix(from.from_emb);
+    layer.in = loader.matrix(from.in);
+    layer.out = loader.matrix(from.out);
+    layer.base = loader.vector(from.base);
+    own_.push_back(from.own);
+}
 
 void Network7::load_layers(Loader& loader, const ModelWeights& weights) {
     layers_.clear();
+    own_.clear();
     for (const Layer7& from : std::get<Layers<Layer7>>(weights.layers)) {
         const bool first = layers_.empty();
         DeviceLayer7 layer{};
@@ -71,6 +101,7 @@ void Network7::load_layers(Loader& loader, const ModelWeights& weights) {
         layer.ffn_mix_k = loader.vector(from.ffn_mix_k);
         layer.ffn_key = loader.matrix(from.ffn_key);
         layer.ffn_value = loader.value(from.ffn_value);
+        if (from.deep_embed) load_deep(loader, *from.deep_embed, layer);
         layers_.push_back(layer);
     }
 }
@@ -84,10 +115,20 @@ void Network7::reserve(Arena& arena) {
     low_v_ = activations(arena, static_cast<int>(spec_.rank_v));
     low_g_ = activations(arena, static_cast<int>(spec_.rank_g));
     y_ = activations(arena, width_);
+    if (!is_deep()) return;
+    zeros_ = arena.take<float>(spec_.width);
+    embedded_ = activations(arena, width_);
+    turned_ = activations(arena, kSide);
+    inner_ = floats(arena, kSide);
+    added_own_ = floats(arena, kSide * kSide);
+    scale_ = floats(arena, spec_.hidden);
 }
 
 void Network7::time_mix(int index) {
     const DeviceLayer7& layer = layers_[static_cast<std::size_t>(index)];
+    if (index == 0 && is_deep()) {
+        check(as_activations(x_, batch_.tokens, width_, embedded_, stream_), "computing");
+    }
     shift(layer.ln1, {layer.mix_r, layer.mix_k, layer.mix_v, layer.mix_w, layer.mix_a, layer.mix_g},
           att_shift(index));
     const Product r = product(layer.receptance, mixed_[0], r_);
@@ -115,8 +156,20 @@ void Network7::time_mix(int index) {
 
 void Network7::channel_mix(int index) {
     const DeviceLayer7& layer = layers_[static_cast<std::size_t>(index)];
-    shift(layer.ln2, {layer.ffn_mix_k}, ffn_shift(index));
-    multiply_all({product(layer.ffn_key, mixed_[0], hidden_, Finish::squared_relu)});
+    const Product key = product(layer.ffn_key, mixed_[0], hidden_, Finish::squared_relu);
+    if (is_deep()) {
+        // Nothing of the token before: the second mix is what is normalized.
+        shift(layer.ln2, {layer.ffn_mix_k, zeros_}, ffn_shift(index));
+        multiply_all({key, product(layer.from_emb, embedded_, added_own_), product(layer.in, mixed_[1], inner_)});
+        check(turn(inner_, looked_up_ + static_cast<std::size_t>(index) * kSide * kSide,
+                   static_cast<int>(looked_up()), added_own_, batch_.tokens, turned_, stream_), "computing");
+        multiply_all({product(layer.out, turned_, scale_)});
+        check(scale_hidden(hidden_, scale_, layer.base, batch_.tokens, static_cast<int>(spec_.hidden), stream_),
+              "computing");
+    } else {
+        shift(layer.ln2, {layer.ffn_mix_k}, ffn_shift(index));
+        multiply_all({key});
+    }
     add_hidden(layer.ffn_value, nullptr);
 }
 

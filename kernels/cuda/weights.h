@@ -32,6 +32,7 @@ public:
     // From here on the arena has its memory.
     void fill();
 
+    // What they copy must be there until `finish`.
     DeviceMatrix matrix(const Matrix& from);
     Value value(const Matrix& from);
     const float* vector(const Vector& from);

@@ -1,4 +1,4 @@
-"""RWKV-4, 5 and 6 on the emulated GPU against their models in torch, in float64."""
+"""RWKV-4, 5, 6 and 7a on the emulated GPU against their models in torch, in float64."""
 
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ SPECS = {
     "5.2": spec_of("5.2", n_embd=50, n_att=128, head_size=64, n_ffn=133),
     "5.2, heads of 128": spec_of("5.2", n_layer=1, n_embd=128, head_size=128),
     "6": spec_of("6", n_embd=70, n_att=48, n_ffn=133, vocab_size=131, rank_w=17, rank_mix=9),
+    "7a": spec_of("7a", n_embd=48, n_ffn=133, vocab_size=131),
+    "7a, one layer": spec_of("7a", n_layer=1, n_embd=16, n_ffn=7, rank_v=0),
     "6, heads of 64": spec_of("6", n_embd=64, head_size=64, rank_w=33, rank_mix=32),
 }
 
@@ -57,7 +59,7 @@ def test_any_split_gives_the_same_bits(gpu: EmulatedGpu, name: str) -> None:
     assert np.array_equal(state, expected_state)
 
 
-@pytest.mark.parametrize("generation", ["4", "5.2", "6"])
+@pytest.mark.parametrize("generation", ["4", "5.2", "6", "7a"])
 def test_a_single_weight_matters(gpu: EmulatedGpu, generation: str) -> None:
     spec = spec_of(generation, n_embd=16, vocab_size=20)
     tensors = make_any_tensors(spec, 2, bf16=True)
