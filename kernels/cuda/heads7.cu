@@ -36,6 +36,20 @@ __device__ inline float in_order(const float* parts) {
     return sum;
 }
 
+// What one channel of a token gets from the projections.
+struct Channel {
+    float r, k, v, w, a, share, gate, first_v;
+};
+
+__device__ inline Channel fetch(const Projected7& x, size_t at, bool first_layer) {
+    Channel c{x.r[at], x.k[at], x.v[at], x.w[at], x.a[at], 0.0f, x.gate[at], 0.0f};
+    if (!first_layer) {
+        c.share = x.share[at];
+        c.first_v = x.first_v[at];
+    }
+    return c;
+}
+
 // Four threads for each of the N rows of the state, which stay in registers for the whole run. A
 // thread holds the columns 16 i + 4 part ... + 3 of its row. The first N threads also prepare a channel
 // of each token.
@@ -57,27 +71,35 @@ heads7_kernel(Batch batch, Vectors7 vectors, Projected7 x, float eps, size_t off
     float4 s[kOwn];
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) s[i] = state[4 * i];
+    const bool first_layer = vectors.v0 == nullptr;
+    const size_t own = static_cast<size_t>(head) + id;
+    Channel next{};
+    if (id < N) next = fetch(x, static_cast<size_t>(run.first) * width + own, first_layer);
     for (int token = run.first; token < run.first + run.count; ++token) {
+        const Channel in = next;
+        // The next token is on its way while this one is computed.
+        if (id < N && token + 1 < run.first + run.count) {
+            next = fetch(x, static_cast<size_t>(token + 1) * width + own, first_layer);
+        }
         float kk = 0, a = 0, bonus = 0;
         if (id < N) {
-            const size_t at = static_cast<size_t>(token) * width + head + id;
             const int c = head + id;
-            const float r = x.r[at];
-            float k = x.k[at];
-            a = sigmoid(x.a[at] + vectors.a0[c]);
-            float v = x.v[at];
-            if (vectors.v0 == nullptr) {
-                x.first_v[at] = v;
+            const float r = in.r;
+            float k = in.k;
+            a = sigmoid(in.a + vectors.a0[c]);
+            float v = in.v;
+            if (first_layer) {
+                x.first_v[static_cast<size_t>(token) * width + own] = v;
             } else {
-                v = __fmaf_rn(x.first_v[at] - v, sigmoid(x.share[at] + vectors.v0[c]), v);
+                v = __fmaf_rn(in.first_v - v, sigmoid(in.share + vectors.v0[c]), v);
             }
             kk = k * vectors.k_k[c];
             k *= __fmaf_rn(a - 1, vectors.k_a[c], 1.0f);
             now.v[id] = v;
-            now.gate[id] = x.gate[at];
+            now.gate[id] = in.gate;
             reinterpret_cast<float*>(now.r)[id] = r;
             reinterpret_cast<float*>(now.k)[id] = k;
-            reinterpret_cast<float*>(now.w)[id] = expf(kDecay * sigmoid(x.w[at] + vectors.w0[c]));
+            reinterpret_cast<float*>(now.w)[id] = expf(kDecay * sigmoid(in.w + vectors.w0[c]));
             bonus = r * k * vectors.r_k[c];
         }
         if (warp < kFirstWarps) {

@@ -46,6 +46,12 @@ __device__ inline uint4 load_tokens(const Activations& x, int tile, int place, b
     return __ldg(reinterpret_cast<const uint4*>(x.data) + at);
 }
 
+// Weights that are read once must not push others out of the caches.
+template <bool kOnce>
+__device__ inline uint4 load_weights(const uint4* from) {
+    return kOnce ? __ldcs(from) : __ldg(from);
+}
+
 // The product of MT rows of tiles with NT tiles of tokens, over the tiles [begin, end) of columns.
 template <int MT, int NT>
 struct Tile {
@@ -77,6 +83,7 @@ struct Tile {
         }
     }
 
+    template <bool kOnce>
     __device__ void run(const Product& p, int row_tile, int token_tile, int tokens, int begin, int end) {
         const int lane = static_cast<int>(threadIdx.x) % kWarp;
         const int row_tiles = divide_up(p.rows, kTile);
@@ -94,7 +101,7 @@ struct Tile {
             for (int k = begin; k < end; ++k) {
                 uint4 weights[MT], x[NT];
 #pragma unroll
-                for (int m = 0; m < MT; ++m) weights[m] = __ldcs(rows[m] + static_cast<size_t>(k) * kWarp);
+                for (int m = 0; m < MT; ++m) weights[m] = load_weights<kOnce>(rows[m] + static_cast<size_t>(k) * kWarp);
 #pragma unroll
                 for (int n = 0; n < NT; ++n) x[n] = load_tokens(p.x, token_tile + n, k, there[n]);
                 add(weights, x);
@@ -109,7 +116,7 @@ struct Tile {
             for (int k = group; k < last; k += 2) {
                 uint4 packed[MT];
 #pragma unroll
-                for (int m = 0; m < MT; ++m) packed[m] = __ldcs(rows[m] + static_cast<size_t>(k / 2) * kWarp);
+                for (int m = 0; m < MT; ++m) packed[m] = load_weights<kOnce>(rows[m] + static_cast<size_t>(k / 2) * kWarp);
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     uint4 weights[MT], x[NT];
@@ -174,7 +181,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, MT* NT == 1 ? 4 : 1) multiply_n
     const int end = begin + slice < p.tiles ? begin + slice : p.tiles;
     Tile<MT, NT> tile;
     tile.clear();
-    if (begin < end) tile.run(p, first_tile + warp / sharing * MT, token_tile, all.tokens, begin, end);
+    if (begin < end) tile.template run<true>(p, first_tile + warp / sharing * MT, token_tile, all.tokens, begin, end);
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
 #pragma unroll
@@ -218,8 +225,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, 1) multiply_wide(Products all) 
     for (int begin = 0; begin < p.tiles; begin += slice) {
         Tile<kWideRows, kWideTokens> tile;
         tile.clear();
-        tile.run(p, row_tile, token_tile, all.tokens, begin,
-                 begin + slice < p.tiles ? begin + slice : p.tiles);
+        tile.run<false>(p, row_tile, token_tile, all.tokens, begin,
+                        begin + slice < p.tiles ? begin + slice : p.tiles);
 #pragma unroll
         for (int m = 0; m < kWideRows; ++m) {
 #pragma unroll

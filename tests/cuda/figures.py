@@ -24,7 +24,6 @@ _DECODE = {
     ("7.2B", "q8"): 0.70,
 }
 _BATCH_GAIN, _PREFILL_SHARE, _BRANCH_SECONDS = 6.0, 0.6, 1e-3
-_PROMPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +65,9 @@ def read_per_token(tensors: dict[str, np.ndarray]) -> int:
 
 
 def measure(
-    library: CudaLibrary, size: str, weights: str, bandwidth: float, tokens: int
+    library: CudaLibrary, size: str, weights: str, bandwidth: float, tokens: int, prompt: int
 ) -> list[Figure]:
-    """The figures of one model, of which `tokens` are decoded for each run."""
+    """The figures of one model: of `tokens` that are decoded, and a prompt of so many."""
     spec = SIZES[size].spec
     tensors = make_weights(spec, weights)
     backend = CudaBackend(library, library.gpus()[0], spec, tensors, 16)
@@ -84,7 +83,7 @@ def measure(
         single = _batch_seconds(backend, tokens, 1)
         gain = 8 * single / together
         figures.append(Figure(f"{name} batch 8 over batch 1", gain, _BATCH_GAIN))
-        figures += _prefill(backend, spec, name)
+        figures += _prefill(backend, spec, name, prompt)
     if size in ("tiny", "7.2B"):
         copy = best_of(5, lambda: backend.model.copy_state(0, 1))
         figures.append(Figure(f"{name} branch, seconds", copy, _BRANCH_SECONDS, at_most=True))
@@ -110,25 +109,25 @@ def _batch_seconds(backend: CudaBackend, tokens: int, batch: int) -> float:
     return best_of(3, run) / tokens
 
 
-def _prefill(backend: CudaBackend, spec: ModelSpec, name: str) -> list[Figure]:
-    ids = [i % spec.vocab_size for i in range(_PROMPT)]
+def _prefill(backend: CudaBackend, spec: ModelSpec, name: str, prompt: int) -> list[Figure]:
+    ids = [i % spec.vocab_size for i in range(prompt)]
     seconds = best_of(2, lambda: backend.forward(ids, None))
-    figures = [Figure(f"{name} prefill {_PROMPT}, tokens/s", _PROMPT / seconds, None)]
-    other = _torch_seconds(spec)
+    figures = [Figure(f"{name} prefill {prompt}, tokens/s", prompt / seconds, None)]
+    other = _torch_seconds(spec, prompt)
     if other is not None:
         figures.append(Figure(f"{name} prefill over torch", other / seconds, _PREFILL_SHARE))
     return figures
 
 
-def _torch_seconds(spec: ModelSpec) -> float | None:
+def _torch_seconds(spec: ModelSpec, prompt: int) -> float | None:
     """How long torch's matrix products of the same shapes take; None without torch on the GPU."""
     import torch
 
     if not torch.cuda.is_available():
         return None
     d, f = spec.n_embd, spec.n_ffn
-    x = torch.randn(_PROMPT, d, device="cuda", dtype=torch.bfloat16)
-    hidden = torch.randn(_PROMPT, f, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(prompt, d, device="cuda", dtype=torch.bfloat16)
+    hidden = torch.randn(prompt, f, device="cuda", dtype=torch.bfloat16)
     square = torch.randn(d, d, device="cuda", dtype=torch.bfloat16)
     wide = torch.randn(d, f, device="cuda", dtype=torch.bfloat16)
 

@@ -114,14 +114,16 @@ def sanitize(library: Path, tool: str) -> dict[str, Any]:
     return run_tests(library, program, "--tool", tool, "--error-exitcode", "9", arguments=few)
 
 
-def measure(library: CudaLibrary, models: list[tuple[str, str]], tokens: int) -> dict[str, Any]:
+def measure(
+    library: CudaLibrary, models: list[tuple[str, str]], tokens: int, prompt: int
+) -> dict[str, Any]:
     """All the speeds."""
     bandwidth = library.read_bandwidth(0)
     found: list[dict[str, Any]] = []
     failed = []
     for size, weights in models:
         try:
-            for each in figures.measure(library, size, weights, bandwidth, tokens):
+            for each in figures.measure(library, size, weights, bandwidth, tokens, prompt):
                 row = {"name": each.name, "value": each.value, "wanted": each.wanted}
                 found.append({**row, "reached": each.reached})
         except Exception as error:  # the others are still worth measuring
@@ -169,11 +171,12 @@ def prove(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         parts[name] = {**result, "seconds": time.monotonic() - begun}
         options.out.write_text(json.dumps(report, indent=2) + "\n")
 
-    tokens, long = (20, 60) if options.rehearse else (1000, 10_000)
+    tokens, long = (6, 20) if options.rehearse else (1000, 10_000)
     for weights in ("bf16", "q8"):
         part(f"logits and states, {weights}", lambda w=weights: compare(library, w, tokens, long))
     models = [("tiny", "bf16"), ("tiny", "q8")] if options.rehearse else MODELS
-    part("figures", lambda: measure(library, models, 4 if options.rehearse else 100))
+    decoded, prompt = (2, 40) if options.rehearse else (100, 1024)
+    part("figures", lambda: measure(library, models, decoded, prompt))
     if not options.rehearse:
         part("tests", lambda: run_tests(path, arguments=("tests/cuda",)))
         for tool in ("memcheck", "racecheck"):
