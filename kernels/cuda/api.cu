@@ -75,15 +75,17 @@ rwkv::Spec read_spec(const RwkvCudaSpec& from) {
 }
 
 rwkv::ModelWeights read_weights(const rwkv::Spec& spec, const RwkvCudaTensor* tensors, size_t count) {
-    static const rwkv::Weights types[] = {rwkv::Weights::f32, rwkv::Weights::bf16, rwkv::Weights::q8};
+    static const rwkv::Weights types[] = {rwkv::Weights::f32, rwkv::Weights::bf16, rwkv::Weights::q8,
+                                          rwkv::Weights::q4};
     std::map<std::string, rwkv::Tensor> named;
     for (size_t i = 0; i < count; ++i) {
         const RwkvCudaTensor& from = tensors[i];
-        if (from.type < 0 || from.type > 2 || from.dimensions < 1 || from.dimensions > 3) {
+        if (from.type < 0 || from.type > 3 || from.dimensions < 1 || from.dimensions > 3) {
             rwkv::cuda::refuse(std::string("Tensor ") + from.name + " has no type that can be used.");
         }
         named[from.name] = {static_cast<const unsigned char*>(from.data),
-                            {from.shape, from.shape + from.dimensions}, types[from.type]};
+                            {from.shape, from.shape + from.dimensions},
+                            from.type == 3 && from.dimensions == 2 ? rwkv::Weights::q4_rows : types[from.type]};
     }
     return rwkv::load_weights(spec, named);
 }

@@ -46,7 +46,7 @@ typedef struct {
     const void* data;
     uint64_t shape[3];
     int dimensions;
-    int type;               /* 0 float32, 1 bfloat16, 2 int8 */
+    int type;               /* 0 float32, 1 bfloat16, 2 int8, 3 uint8: packed 4 bits */
 } RwkvCudaTensor;
 
 typedef struct {

@@ -39,6 +39,20 @@ __device__ inline uint2 widen_q8(uint32_t four) {
                       __byte_perm(number(0x7442), number(0x7443), 0x7632));
 }
 
+constexpr uint32_t kOnes = 0x3F803F80u;       // 1 and 1 in bfloat16
+constexpr uint32_t kOffsets = 0x43004300u;    // 128 and 128: a number below 128 fits into their bits
+constexpr float kOffset = 128.0f;
+
+// The numbers of a tile of q4, each 128 too large.
+__device__ inline uint4 widen_q4(uint32_t eight) {
+    const auto two = [&](int shift) { return (eight >> shift & 0x000F000Fu) | kOffsets; };
+    return make_uint4(two(0), two(4), two(8), two(12));
+}
+
+__device__ inline uint32_t word_of(const uint4& four, int index) {
+    return index == 0 ? four.x : index == 1 ? four.y : index == 2 ? four.z : four.w;
+}
+
 // Lane's part of the tile of activations; 0 where no token is.
 __device__ inline uint4 load_tokens(const Activations& x, int tile, int place, bool there) {
     if (!there) return make_uint4(0, 0, 0, 0);
@@ -83,6 +97,60 @@ struct Tile {
         }
     }
 
+    // The sum of the activations of a group, which least multiplies, is a product with ones; it also
+    // takes away exactly what the numbers are too large.
+    template <bool kOnce>
+    __device__ void run_q4(const Product& p, const uint4* const (&rows)[MT], const int (&own_tiles)[MT],
+                           const bool (&there)[NT], int token_tile, int begin, int end) {
+        const int lane = static_cast<int>(threadIdx.x) % kWarp;
+        const uint32_t ones[4] = {kOnes, kOnes, kOnes, kOnes};
+        for (int group = begin / kGroupTilesQ4; group < end / kGroupTilesQ4; ++group) {
+            Tile part;
+            part.clear();
+            float plain[NT][4];
+            uint4 packed[MT];
+#pragma unroll
+            for (int n = 0; n < NT; ++n) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) plain[n][i] = 0;
+            }
+#pragma unroll
+            for (int m = 0; m < MT; ++m) {
+                packed[m] = load_weights<kOnce>(rows[m] + static_cast<size_t>(group) * kWarp);
+            }
+#pragma unroll
+            for (int k = 0; k < kGroupTilesQ4; ++k) {
+                uint4 weights[MT], x[NT];
+#pragma unroll
+                for (int m = 0; m < MT; ++m) weights[m] = widen_q4(word_of(packed[m], k));
+#pragma unroll
+                for (int n = 0; n < NT; ++n) {
+                    x[n] = load_tokens(p.x, token_tile + n, group * kGroupTilesQ4 + k, there[n]);
+                    multiply_tiles(plain[n], ones, x[n].x, x[n].y);
+                    multiply_tiles(plain[n], ones, x[n].z, x[n].w);
+                }
+                part.add(weights, x);
+            }
+#pragma unroll
+            for (int m = 0; m < MT; ++m) {
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const size_t at = static_cast<size_t>(own_tiles[m]) * p.groups + group;
+                    const uint32_t pair = p.pairs[at * kTile + lane / 4 + 8 * half];
+                    const float scale = widen(pair & 0xFFFFu), least = widen(pair >> 16);
+#pragma unroll
+                    for (int n = 0; n < NT; ++n) {
+#pragma unroll
+                        for (int i = 2 * half; i < 2 * half + 2; ++i) {
+                            const float sum = __fmaf_rn(-kOffset, plain[n][i], part.sums[m][n][i]);
+                            sums[m][n][i] = __fmaf_rn(scale, sum, __fmaf_rn(least, plain[n][i], sums[m][n][i]));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     template <bool kOnce>
     __device__ void run(const Product& p, int row_tile, int token_tile, int tokens, int begin, int end) {
         const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -90,11 +158,17 @@ struct Tile {
         bool there[NT];
 #pragma unroll
         for (int n = 0; n < NT; ++n) there[n] = (token_tile + n) * kTokens + lane / 4 < tokens;
+        const int pieces = p.scales ? p.tiles / 2 : p.pairs ? p.tiles / kGroupTilesQ4 : p.tiles;
         const uint4* rows[MT];
+        int own_tiles[MT];
 #pragma unroll
         for (int m = 0; m < MT; ++m) {
-            const int own = row_tile + m < row_tiles ? row_tile + m : row_tiles - 1;
-            rows[m] = p.weights + static_cast<size_t>(own) * (p.scales ? p.tiles / 2 : p.tiles) * kWarp + lane;
+            own_tiles[m] = row_tile + m < row_tiles ? row_tile + m : row_tiles - 1;
+            rows[m] = p.weights + static_cast<size_t>(own_tiles[m]) * pieces * kWarp + lane;
+        }
+        if (p.pairs != nullptr) {
+            run_q4<kOnce>(p, rows, own_tiles, there, token_tile, begin, end);
+            return;
         }
         if (p.scales == nullptr) {
 #pragma unroll kAhead
@@ -285,7 +359,42 @@ __global__ void pack_kernel(const void* from, int rows, int columns, int first_r
     }
 }
 
+constexpr int kRecord = kTile * (4 + kGroupTilesQ4 * kTile / 2);  // bytes of a group of a tile in a file
+
+__global__ void pack_q4_kernel(const uint8_t* from, int records, int first_record, uint32_t* to,
+                               uint32_t* pairs) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, word = static_cast<int>(threadIdx.x) / kWarp;
+    for (int index = static_cast<int>(blockIdx.x); index < records; index += static_cast<int>(gridDim.x)) {
+        const uint8_t* record = from + static_cast<size_t>(index) * kRecord;
+        const size_t target = static_cast<size_t>(first_record) + index;
+        uint32_t numbers = 0;
+        for (int i = 0; i < 4; ++i) {
+            for (int half = 0; half < 2; ++half) {
+                const int row = lane / 4 + 8 * (i % 2);
+                const int column = word * kTile + i / 2 * 8 + lane % 4 * 2 + half;
+                const uint32_t both = record[4 * kTile + column / 8 * 4 * kTile + 4 * row + column % 4];
+                numbers |= (column % 8 >= 4 ? both >> 4 : both & 15u) << (4 * i + 16 * half);
+            }
+        }
+        to[(target * kWarp + lane) * kGroupTilesQ4 + word] = numbers;
+        if (word == 0 && lane < kTile) {
+            const uint8_t* scale = record + 2 * lane;
+            const uint8_t* least = scale + 2 * kTile;
+            pairs[target * kTile + lane] = uint32_t{scale[0]} | uint32_t{scale[1]} << 8 |
+                                           uint32_t{least[0]} << 16 | uint32_t{least[1]} << 24;
+        }
+    }
+}
+
 }  // namespace
+
+int pack_q4(const void* from, int tiles, int groups, int first_tile, void* to, uint32_t* pairs,
+            cudaStream_t stream) {
+    const int records = tiles * groups;
+    const dim3 grid(static_cast<unsigned>(records < 4096 ? records : 4096));
+    return launch(pack_q4_kernel, grid, kGroupTilesQ4 * kWarp, stream, static_cast<const uint8_t*>(from),
+                  records, first_tile * groups, static_cast<uint32_t*>(to), pairs);
+}
 
 int multiply(Products all, cudaStream_t stream) {
     if (all.tokens <= kTokens) return launch_narrow<1, 1>(all, stream);

@@ -11,8 +11,9 @@ enum class Finish : uint8_t { none, tanh, sigmoid, silu, squared_relu, add };
 
 // y [tokens, rows] = x [tokens, columns] * weights^T, then `finish`; `add` adds to what y holds.
 struct Product {
-    const uint4* weights;  // tiles: bfloat16, or with `scales` int8
+    const uint4* weights;  // tiles: bfloat16, or with `scales` int8, or with `pairs` of 4 bits
     const float* scales;   // [rows, groups] of q8, or null
+    const uint32_t* pairs; // of q4 [row tiles, groups, 16]: scale and in the upper half least, or null
     int rows;
     int tiles;             // of one row of tiles
     int groups;            // of one row
@@ -38,5 +39,9 @@ int multiply(Products products, cudaStream_t stream);
 // Weights as a file has them, [rows, columns], into zeroed tiles; `bytes` of a weight are 1 or 2.
 int pack(const void* from, int rows, int columns, int first_row, int bytes, void* to,
          cudaStream_t stream);
+
+// The same for q4, `tiles` of 16 rows as rwkv/kernels.h describes them, and their scales and leasts.
+int pack_q4(const void* from, int tiles, int groups, int first_tile, void* to, uint32_t* pairs,
+            cudaStream_t stream);
 
 }  // namespace rwkv::cuda

@@ -82,13 +82,13 @@ void Network::shift_again(std::initializer_list<const float*> mixes, const float
 }
 
 Product Network::product(const DeviceMatrix& matrix, const Activations& x, float* y, Finish finish) const {
-    return {matrix.weights, matrix.scales, matrix.rows, matrix.tiles, matrix.groups, x, y, matrix.rows, {},
+    return {matrix.weights, matrix.scales, matrix.pairs, matrix.rows, matrix.tiles, matrix.groups, x, y, matrix.rows, {},
             finish};
 }
 
 Product Network::product(const DeviceMatrix& matrix, const Activations& x, const Activations& y,
                          Finish finish) const {
-    return {matrix.weights, matrix.scales, matrix.rows, matrix.tiles, matrix.groups, x, nullptr, 0, y,
+    return {matrix.weights, matrix.scales, matrix.pairs, matrix.rows, matrix.tiles, matrix.groups, x, nullptr, 0, y,
             finish};
 }
 

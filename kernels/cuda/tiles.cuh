@@ -2,7 +2,8 @@
 //
 // A matrix is cut into tiles of 16 rows and 16 columns, filled up with zeros. The 8 weights of a tile
 // that a lane needs lie together, and the 32 lanes one after the other, so a warp reads a tile as one
-// piece of memory: 512 bytes in bfloat16; in q8 two neighbouring tiles make one piece of 512 bytes.
+// piece of memory: 512 bytes in bfloat16; in q8 two neighbouring tiles make one piece of 512 bytes, in
+// q4 four, which are the columns that share scale and least.
 // Tiles of the same rows follow each other.
 //
 // Activations are cut into tiles of 8 tokens and 16 channels. Each is two bfloat16 (see Split), the 4
@@ -18,12 +19,15 @@ namespace rwkv::cuda {
 constexpr int kTile = 16;        // rows of a tile of weights, and columns
 constexpr int kTokens = 8;       // tokens of a tile of activations
 constexpr int kGroupTiles = 8;   // tiles that share the scales of q8, as kGroup columns do
+constexpr int kGroupTilesQ4 = 4;
 constexpr int kSlices = 8;       // a sum over columns is the sum of at most this many parts, in order
 
 __host__ __device__ inline int divide_up(int a, int b) { return (a + b - 1) / b; }
 
-// Tiles of one row of tiles: an even number, for the pieces of q8.
-__host__ __device__ inline int tiles_of(int columns) { return divide_up(columns, 2 * kTile) * 2; }
+// Tiles of one row of tiles: whole pieces of any type.
+__host__ __device__ inline int tiles_of(int columns) {
+    return divide_up(columns, kGroupTilesQ4 * kTile) * kGroupTilesQ4;
+}
 
 // Tiles of one part of a sum over columns. They follow from the matrix alone, so the order of a sum
 // is the same for any number of tokens.

@@ -14,10 +14,11 @@ constexpr int kValueWarps = 8;      // whose rows make one part
 inline int value_parts(int hidden) { return divide_up(hidden, kValueRows * kValueWarps); }
 
 struct Value {
-    const void* weights;  // [hidden, pitch]: bfloat16, or with `scales` int8; zeros beyond the width
+    const void* weights;  // rows `pitch` bytes apart: bfloat16, or with `scales` int8, zeros beyond the width
     const float* scales;  // [hidden, groups] of q8, or null
+    bool packed;          // the rows are those of q4_rows in rwkv/kernels.h
     int hidden, width;
-    int pitch, groups;    // a multiple of kValueColumns, and that many of them
+    int pitch, groups;    // groups of kValueColumns in a row
 };
 
 // parts [value_parts, tokens, width] of x [tokens, hidden] * weights.

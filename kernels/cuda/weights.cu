@@ -11,8 +11,8 @@ constexpr std::size_t kStaging = 32 << 20;
 const char* const kDoing = "loading the model";
 
 void check_type(const Matrix& matrix) {
-    if (matrix.weights == Weights::bf16 || matrix.weights == Weights::q8) return;
-    refuse("The GPU computes with bf16 and q8 weights only. Use --weights bf16.");
+    if (matrix.weights != Weights::f32) return;
+    refuse("The GPU computes with bf16, q8 and q4 weights only. Use --weights bf16.");
 }
 
 }  // namespace
@@ -23,21 +23,33 @@ void Loader::fill() { check(cudaMalloc(&staging_, staging_bytes_), kDoing); }
 
 void Loader::finish() { check(cudaStreamSynchronize(stream_), kDoing); }
 
-// Calls take(rows in staging, first row, count) for pieces of the matrix that fit into it.
+// Calls take(first row, count) for pieces of the rows that are in staging.
 template <typename Take>
-void Loader::in_pieces(const Matrix& from, Take take) {
-    const std::size_t row_bytes = from.columns * bytes_of(from.weights);
-    const std::size_t rows = std::min(std::max<std::size_t>(1, kStaging / row_bytes), from.rows);
+void Loader::in_pieces(const unsigned char* from, std::size_t all, std::size_t row_bytes, Take take) {
+    const std::size_t rows = std::min(std::max<std::size_t>(1, kStaging / row_bytes), all);
     if (staging_ == nullptr) {
         staging_bytes_ = std::max(staging_bytes_, rows * row_bytes);
         return;
     }
-    for (std::size_t first = 0; first < from.rows; first += rows) {
-        const std::size_t count = std::min(rows, from.rows - first);
-        check(cudaMemcpyAsync(staging_, row_of(from, first), count * row_bytes, cudaMemcpyHostToDevice,
+    for (std::size_t first = 0; first < all; first += rows) {
+        const std::size_t count = std::min(rows, all - first);
+        check(cudaMemcpyAsync(staging_, from + first * row_bytes, count * row_bytes, cudaMemcpyHostToDevice,
                               stream_), kDoing);
         check(take(static_cast<int>(first), static_cast<int>(count)), kDoing);
     }
+}
+
+DeviceMatrix Loader::matrix_q4(const Matrix& from) {
+    const int rows = static_cast<int>(from.rows), tiles = tiles_of(static_cast<int>(from.columns));
+    const int groups = tiles / kGroupTilesQ4, row_tiles = divide_up(rows, kTile);
+    const std::size_t records = static_cast<std::size_t>(row_tiles) * groups;
+    auto* weights = arena_.take<uint4>(records * kWarp);
+    auto* pairs = arena_.take<std::uint32_t>(records * kTile);
+    in_pieces(from.data, static_cast<std::size_t>(row_tiles), tile_bytes(from.columns),
+              [&](int first, int count) {
+                  return pack_q4(staging_, count, groups, first, weights, pairs, stream_);
+              });
+    return {weights, nullptr, pairs, rows, tiles, groups};
 }
 
 const float* Loader::floats(const unsigned char* from, std::size_t count) {
@@ -50,17 +62,18 @@ const float* Loader::floats(const unsigned char* from, std::size_t count) {
 
 DeviceMatrix Loader::matrix(const Matrix& from) {
     check_type(from);
+    if (from.weights == Weights::q4) return matrix_q4(from);
     const int rows = static_cast<int>(from.rows), columns = static_cast<int>(from.columns);
     const int bytes = static_cast<int>(bytes_of(from.weights));
     const std::size_t size = static_cast<std::size_t>(divide_up(rows, kTile)) * kTile *
                              tiles_of(columns) * kTile * bytes;
     auto* weights = arena_.take<unsigned char>(size);
-    DeviceMatrix result{reinterpret_cast<const uint4*>(weights), nullptr, rows, tiles_of(columns),
+    DeviceMatrix result{reinterpret_cast<const uint4*>(weights), nullptr, nullptr, rows, tiles_of(columns),
                         static_cast<int>(groups_of(from.columns))};
     if (from.weights == Weights::q8) {
         result.scales = floats(from.scales, from.rows * groups_of(from.columns));
     }
-    in_pieces(from, [&](int first, int count) {
+    in_pieces(from.data, from.rows, from.columns * bytes_of(from.weights), [&](int first, int count) {
         return pack(staging_, count, columns, first, bytes, weights, stream_);
     });
     return result;
@@ -69,16 +82,18 @@ DeviceMatrix Loader::matrix(const Matrix& from) {
 Value Loader::value(const Matrix& from) {
     check_type(from);
     const int columns = static_cast<int>(from.columns);
-    const int pitch = divide_up(columns, kValueColumns) * kValueColumns;
-    const std::size_t bytes = bytes_of(from.weights);
-    auto* weights = arena_.take<unsigned char>(from.rows * pitch * bytes);
-    Value result{weights, nullptr, static_cast<int>(from.rows), columns, pitch, pitch / kValueColumns};
+    const int blocks = divide_up(columns, kValueColumns);
+    const bool packed = from.weights == Weights::q4_rows;
+    const std::size_t own = packed ? packed_bytes(from.columns) : from.columns * bytes_of(from.weights);
+    const std::size_t pitch = packed ? own : static_cast<std::size_t>(blocks) * kValueColumns *
+                                                 bytes_of(from.weights);
+    auto* weights = arena_.take<unsigned char>(from.rows * pitch);
+    Value result{weights, nullptr, packed, static_cast<int>(from.rows), columns, static_cast<int>(pitch), blocks};
     if (from.weights == Weights::q8) {
         result.scales = floats(from.scales, from.rows * groups_of(from.columns));
     }
-    in_pieces(from, [&](int first, int count) -> int {
-        return cudaMemcpy2DAsync(weights + static_cast<std::size_t>(first) * pitch * bytes, pitch * bytes,
-                                 staging_, columns * bytes, columns * bytes,
+    in_pieces(from.data, from.rows, own, [&](int first, int count) -> int {
+        return cudaMemcpy2DAsync(weights + static_cast<std::size_t>(first) * pitch, pitch, staging_, own, own,
                                  static_cast<std::size_t>(count), cudaMemcpyDeviceToDevice, stream_);
     });
     return result;

@@ -15,6 +15,7 @@ namespace rwkv::cuda {
 struct DeviceMatrix {
     const uint4* weights = nullptr;
     const float* scales = nullptr;
+    const uint32_t* pairs = nullptr;
     int rows = 0, tiles = 0, groups = 0;
 };
 
@@ -42,9 +43,10 @@ public:
     void finish();
 
 private:
+    DeviceMatrix matrix_q4(const Matrix& from);
     const float* floats(const unsigned char* from, std::size_t count);
     template <typename Take>
-    void in_pieces(const Matrix& from, Take take);
+    void in_pieces(const unsigned char* from, std::size_t rows, std::size_t row_bytes, Take take);
 
     Arena& arena_;
     cudaStream_t stream_;

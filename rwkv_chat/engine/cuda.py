@@ -45,7 +45,7 @@ class CudaBackend:
             library: the kernels.
             gpu: where.
             spec: sizes of the model.
-            tensors: the converted form, its matrices in bf16 or q8. The embedding is read from
+            tensors: the converted form, its matrices in bf16, q8 or q4. The embedding is read from
                 there as long as the model lives.
             slots: how many states it holds; None for as many as `slots_for` finds fit.
 

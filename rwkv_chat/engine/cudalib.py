@@ -22,7 +22,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 _VERSION = 1
 _NAME = "librwkv_cuda.so"
 _MEMORY, _LOST = 2, 3
-_TYPES = {np.dtype(np.float32): 0, np.dtype(np.uint16): 1, np.dtype(np.int8): 2}
+_TYPES = {np.dtype(kind): place for place, kind in enumerate(("f4", "u2", "i1", "u1"))}
 
 
 class _Device(ctypes.Structure):

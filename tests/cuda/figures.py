@@ -22,6 +22,7 @@ _DECODE = {
     ("1.5B", "bf16"): 0.75,
     ("7.2B", "bf16"): 0.85,
     ("7.2B", "q8"): 0.70,
+    ("7.2B", "q4"): 0.55,
 }
 _BATCH_GAIN, _PREFILL_SHARE, _BRANCH_SECONDS = 6.0, 0.6, 1e-3
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from rwkv_chat.checkpoints import catalog
 from rwkv_chat.checkpoints.open import open_model
-from rwkv_chat.checkpoints.q8 import plain
+from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.engine.cuda import CudaBackend
 from rwkv_chat.engine.cudalib import CudaLibrary
 from rwkv_chat.engine.native import NativeBackend
@@ -35,7 +35,7 @@ from tests.cuda.emulated import KERNELS, SOURCES, build
 
 FOLDER = Path(__file__).parent
 MODELS = [("0.1B", "bf16"), ("0.4B", "bf16"), ("1.5B", "bf16"), ("1.5B", "q8")]
-MODELS += [("7.2B", "bf16"), ("7.2B", "q8")]
+MODELS += [("7.2B", "bf16"), ("7.2B", "q8"), ("7.2B", "q4")]
 LOGIT_BOUND, SAME_CHOICE, STATE_BOUND = 5e-2, 0.99, 1e-2
 
 
@@ -80,7 +80,7 @@ def compare(library: CudaLibrary, weights: str, tokens: int, long: int) -> dict[
         name: (array.astype(np.uint32) << 16).view(np.float32)
         if array.dtype == np.uint16
         else array
-        for name, array in plain(opened.tensors).items()
+        for name, array in plain(spec, opened.tensors).items()
     }
     cpu = NativeBackend(spec, exact)
     ids = np.random.default_rng(1).integers(1, spec.vocab_size, long).tolist()
@@ -172,9 +172,9 @@ def prove(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         options.out.write_text(json.dumps(report, indent=2) + "\n")
 
     tokens, long = (6, 20) if options.rehearse else (1000, 10_000)
-    for weights in ("bf16", "q8"):
+    for weights in ("bf16", "q8", "q4"):
         part(f"logits and states, {weights}", lambda w=weights: compare(library, w, tokens, long))
-    models = [("tiny", "bf16"), ("tiny", "q8")] if options.rehearse else MODELS
+    models = [("tiny", "bf16"), ("tiny", "q4")] if options.rehearse else MODELS
     decoded, prompt = (2, 40) if options.rehearse else (100, 1024)
     part("figures", lambda: measure(library, models, decoded, prompt))
     if not options.rehearse:

@@ -46,6 +46,18 @@ def _bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 
+def _packed(noise: npt.NDArray[np.int8], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Numbers in 4 bits with a scale of 2^-7 and a least of -2^-4, where q4 files have them."""
+    array = np.resize(noise.view(np.uint8), shape)
+    scale, least = 0x3C00, 0xBD80
+    if len(shape) == 3:  # tiles: 16 scales, then 16 leasts
+        array[..., :64] = np.repeat(np.array([scale, least], "<u2"), 16).view(np.uint8)
+    else:  # rows: both of two groups, then 64 bytes of numbers
+        heads = np.array([scale, least, scale, least], "<u2").view(np.uint8)
+        array.reshape(shape[0], -1, 72)[..., :8] = heads
+    return array
+
+
 def make_weights(spec: ModelSpec, weights: str) -> dict[str, npt.NDArray[np.generic]]:
     """Tensors of the converted form. Layers share them, so that memory holds one layer.
 
@@ -67,10 +79,12 @@ def make_weights(spec: ModelSpec, weights: str) -> dict[str, npt.NDArray[np.gene
                 array = np.full(shape, size / 73, np.float32)  # the scales of q8
             elif dtype == "I8":
                 array = np.resize(bytes_, shape)
+            elif dtype == "U8":
+                array = _packed(bytes_, shape)
             else:
                 array = _bf16(np.resize(noise * np.float32(size), shape))
             if short == "ffn.key.weight":
-                array[rng.random(shape[0]) >= _ACTIVE] = 0
+                array[rng.random(shape[0]) >= _ACTIVE] = 0  # in q4: whole tiles of rows
             shared[key] = array
         tensors[name] = shared[key]
     return tensors

@@ -101,7 +101,7 @@ def test_too_little_memory_is_foreseen_with_figures(gpu: EmulatedGpu) -> None:
 
 
 def test_a_model_without_kernels_is_refused(gpu: EmulatedGpu) -> None:
-    with pytest.raises(EngineError, match="bf16 and q8"):
+    with pytest.raises(EngineError, match="bf16, q8 and q4"):
         open_backend(gpu, SPEC, make_tensors(SPEC, 1))
     odd = make_spec(heads=2, head_size=10)
     with pytest.raises(EngineError, match="heads of 16, 32, 64 and 128"):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.models.spec import ModelSpec
 from tests.cuda.emulated import EmulatedGpu
-from tests.cuda.test_parity import TOLERANCE, distance, draw, open_backend
-from tests.kernels.oracle import Tensors, as_q8, exact, make_any_tensors
+from tests.cuda.test_parity import TOLERANCES, distance, draw, open_backend
+from tests.kernels.oracle import Tensors, as_q4, as_q8, exact, make_any_tensors
 from tests.seeded import REFERENCES, spec_of
 
 SPECS = {
@@ -27,22 +28,23 @@ SPECS = {
 def weights_of(spec: ModelSpec, kind: str) -> Tensors:
     if kind == "bf16":
         return make_any_tensors(spec, 1, bf16=True)
-    return as_q8(make_any_tensors(spec, 1))
+    return (as_q8 if kind == "q8" else as_q4)(make_any_tensors(spec, 1))
 
 
-@pytest.mark.parametrize("kind", ["bf16", "q8"])
+@pytest.mark.parametrize("kind", ["bf16", "q8", "q4"])
 @pytest.mark.parametrize("name", SPECS)
 def test_every_generation_equals_its_reference(gpu: EmulatedGpu, name: str, kind: str) -> None:
     spec = SPECS[name]
     tensors = weights_of(spec, kind)
     backend = open_backend(gpu, spec, tensors)
-    plain = {key: values.astype("f4") for key, values in exact(tensors).items()}
-    truth = REFERENCES[spec.generation](spec, plain, torch.float64)
+    known = exact(plain(spec, tensors))
+    weights = {key: values.astype("f4") for key, values in known.items()}
+    truth = REFERENCES[spec.generation](spec, weights, torch.float64)
     ids = draw(spec, 40)
     rows, end = truth.forward(ids, truth.new_state())
     logits, state = backend.forward(ids, None)
-    assert distance(logits, rows[-1].numpy()) < TOLERANCE
-    assert distance(state, end.numpy().ravel()) < TOLERANCE
+    assert distance(logits, rows[-1].numpy()) < TOLERANCES[kind]
+    assert distance(state, end.numpy().ravel()) < TOLERANCES[kind]
 
 
 @pytest.mark.parametrize("name", SPECS)

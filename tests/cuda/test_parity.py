@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from rwkv_chat import _native
+from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.engine.cuda import CudaBackend
 from rwkv_chat.models.spec import ModelSpec
 from tests.cuda.emulated import EmulatedGpu
-from tests.kernels.oracle import Oracle, Tensors, as_q8, make_spec, make_tensors, spec_fields
+from tests.kernels.oracle import Oracle, Tensors, as_q4, as_q8, make_spec, make_tensors, spec_fields
 
 SPECS = {
     "heads of 64": make_spec(heads=3, head_size=64, vocab=257, ffn=300, ranks=(31, 33, 16, 65)),
@@ -17,13 +18,19 @@ SPECS = {
     ),
     "heads of 128": make_spec(heads=2, head_size=128, vocab=40, ffn=129, ranks=(8, 8, 8, 130)),
 }
-TOLERANCE = 2e-5  # of the largest value; two bfloat16 for an activation leave 2^-17 of each
+# Of the largest value: two bfloat16 for an activation leave 2^-17 of each. In q4 what scale and
+# least give is larger than the weights.
+TOLERANCES = {"bf16": 2e-5, "q8": 2e-5, "q4": 1e-4}
 
 
 def weights_of(spec: ModelSpec, kind: str, seed: int = 1) -> Tensors:
     if kind == "bf16":
         return make_tensors(spec, seed, bf16=True)
-    return as_q8(make_tensors(spec, seed))
+    return (as_q8 if kind == "q8" else as_q4)(make_tensors(spec, seed))
+
+
+def oracle_of(spec: ModelSpec, tensors: Tensors) -> Oracle:
+    return Oracle(spec, plain(spec, tensors))
 
 
 def open_backend(
@@ -40,21 +47,21 @@ def distance(x: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(x - truth).max() / np.abs(truth).max())
 
 
-@pytest.mark.parametrize("kind", ["bf16", "q8"])
+@pytest.mark.parametrize("kind", ["bf16", "q8", "q4"])
 @pytest.mark.parametrize("name", SPECS)
 def test_a_sequence_equals_the_equations(gpu: EmulatedGpu, name: str, kind: str) -> None:
     spec = SPECS[name]
     tensors = weights_of(spec, kind)
-    backend, oracle = open_backend(gpu, spec, tensors), Oracle(spec, tensors)
+    backend, oracle = open_backend(gpu, spec, tensors), oracle_of(spec, tensors)
     state, expected_state = None, None
     for ids in (draw(spec, 40), draw(spec, 1, seed=1), draw(spec, 9, seed=2)):
         logits, state = backend.forward(ids, state)
         expected, expected_state = oracle.forward(ids, expected_state)
-        assert distance(logits, expected) < TOLERANCE
-        assert distance(state, expected_state) < TOLERANCE
+        assert distance(logits, expected) < TOLERANCES[kind]
+        assert distance(state, expected_state) < TOLERANCES[kind]
 
 
-@pytest.mark.parametrize("kind", ["bf16", "q8"])
+@pytest.mark.parametrize("kind", ["bf16", "q8", "q4"])
 def test_states_are_exchanged_with_the_cpu_both_ways(gpu: EmulatedGpu, kind: str) -> None:
     spec = SPECS["heads of 64"]
     tensors = weights_of(spec, kind)
@@ -71,7 +78,7 @@ def test_states_are_exchanged_with_the_cpu_both_ways(gpu: EmulatedGpu, kind: str
         assert distance(state, expected_state) < 3e-4
 
 
-@pytest.mark.parametrize("kind", ["bf16", "q8"])
+@pytest.mark.parametrize("kind", ["bf16", "q8", "q4"])
 @pytest.mark.parametrize("cuts", [[1] * 11, [10, 1], [3, 8], [9, 2]], ids=str)
 def test_any_split_gives_the_same_bits(gpu: EmulatedGpu, cuts: list[int], kind: str) -> None:
     spec = SPECS["heads of 16"]
@@ -86,7 +93,7 @@ def test_any_split_gives_the_same_bits(gpu: EmulatedGpu, cuts: list[int], kind: 
     assert np.array_equal(state, expected_state)
 
 
-@pytest.mark.parametrize("kind", ["bf16", "q8"])
+@pytest.mark.parametrize("kind", ["bf16", "q8", "q4"])
 @pytest.mark.parametrize("length", [17, 33, 70, 300])
 def test_long_texts_give_the_bits_of_single_steps(gpu: EmulatedGpu, length: int, kind: str) -> None:
     """All sizes of tiles sum in the same order."""
@@ -108,21 +115,21 @@ def test_long_texts_give_the_bits_of_single_steps(gpu: EmulatedGpu, length: int,
 def test_wide_sums_over_many_slices_keep_their_order(gpu: EmulatedGpu) -> None:
     """A width of more than one slice, in which every warp of a block has its part."""
     spec = make_spec(layers=1, heads=9, head_size=128, vocab=24, ffn=80, ranks=(1, 2, 0, 3))
-    for kind, length in (("bf16", 34), ("q8", 9)):
+    for kind, length in (("bf16", 34), ("q8", 9), ("q4", 9)):
         tensors = weights_of(spec, kind)
         backend = open_backend(gpu, spec, tensors)
         ids = draw(spec, length)
         logits, state = backend.forward(ids, None)
-        expected, expected_state = Oracle(spec, tensors).forward(ids)
-        assert distance(logits, expected) < TOLERANCE
-        assert distance(state, expected_state) < TOLERANCE
+        expected, expected_state = oracle_of(spec, tensors).forward(ids)
+        assert distance(logits, expected) < TOLERANCES[kind]
+        assert distance(state, expected_state) < TOLERANCES[kind]
         again, part = backend.forward(ids[:-1], None)
         again, part = backend.forward(ids[-1:], part)
         assert np.array_equal(again, logits)
         assert np.array_equal(part, state)
 
 
-@pytest.mark.parametrize("kind", ["bf16", "q8"])
+@pytest.mark.parametrize("kind", ["bf16", "q8", "q4"])
 @pytest.mark.parametrize("batch", [2, 8, 9, 31])
 def test_a_batch_gives_the_bits_of_single_steps(gpu: EmulatedGpu, batch: int, kind: str) -> None:
     spec = SPECS["heads of 16"]
@@ -138,7 +145,7 @@ def test_a_batch_gives_the_bits_of_single_steps(gpu: EmulatedGpu, batch: int, ki
         assert np.array_equal(new[i], expected_state)
 
 
-@pytest.mark.parametrize("kind", ["bf16", "q8"])
+@pytest.mark.parametrize("kind", ["bf16", "q8", "q4"])
 def test_no_order_of_threads_changes_a_bit(gpu: EmulatedGpu, kind: str) -> None:
     """A missing barrier would let threads read what others have not written yet."""
     spec = SPECS["heads of 64"]

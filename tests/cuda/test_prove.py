@@ -14,7 +14,7 @@ def test_the_proof_runs_on_the_emulated_gpu(gpu: EmulatedGpu, tmp_path: Path) ->
     out = tmp_path / "report.json"
     report = prove(Namespace(rehearse=True, library=gpu.path, out=out), tmp_path)
     assert json.loads(out.read_text())["parts"].keys() == report["parts"].keys()
-    for weights in ("bf16", "q8"):
+    for weights in ("bf16", "q8", "q4"):
         part = report["parts"][f"logits and states, {weights}"]
         assert part["passed"], part
     speeds = report["parts"]["figures"]
@@ -22,7 +22,7 @@ def test_the_proof_runs_on_the_emulated_gpu(gpu: EmulatedGpu, tmp_path: Path) ->
     names = [row["name"] for row in speeds["figures"]]
     for words in (
         "tiny bf16 decode",
-        "tiny q8 decode",
+        "tiny q4 decode",
         "batch 8 over batch 1",
         "prefill",
         "branch",
