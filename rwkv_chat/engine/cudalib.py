@@ -141,7 +141,7 @@ class CudaLibrary:
             return
         sentence = self._library.rwkv_cuda_error().decode(errors="replace")
         if code == _MEMORY:
-            raise MemoryLimitError(f"{sentence} Use --weights q8, or --device cpu.")
+            raise MemoryLimitError(f"{sentence} Use --weights q8 or q4, or --device cpu.")
         if code == _LOST:
             raise DeviceLostError(sentence)
         raise EngineError(sentence)

@@ -84,5 +84,5 @@ def _too_large(
     need = library.needed_bytes(spec, tensors, slots_for(spec, best))
     return (
         f"{name} needs {need / 2**30:.1f} GiB of the GPU's memory, and {best.free / 2**30:.1f} GiB "
-        f"are free on cuda:{best.index}. Use --weights q8, --device cpu, or a smaller model."
+        f"are free on cuda:{best.index}. Use --weights q4, --device cpu, or a smaller model."
     )
