@@ -12,6 +12,7 @@
     |-- TokenizerError            a vocabulary cannot be read, or does not fit the model
     |-- EngineError               inference failed
     |   |-- NonFiniteError        the model produced NaN or infinity
+    |   |-- DeviceLostError       the GPU failed
     |   `-- MemoryLimitError      the model does not fit into memory
     |-- SnapshotError             a saved state is damaged or belongs to another model
     `-- StoreError                conversations cannot be read or written
@@ -27,6 +28,7 @@ Raise the most exact class with a complete sentence; the interface shows `str(er
 __all__ = [
     "CheckpointError",
     "ConflictError",
+    "DeviceLostError",
     "EngineError",
     "MemoryLimitError",
     "MissingTensorError",
@@ -94,6 +96,10 @@ class EngineError(RwkvChatError):
 
 class NonFiniteError(EngineError):
     """The model produced NaN or infinity."""
+
+
+class DeviceLostError(EngineError):
+    """The GPU failed, and with it what it was computing."""
 
 
 class MemoryLimitError(EngineError):

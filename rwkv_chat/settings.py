@@ -15,6 +15,7 @@ from rwkv_chat import paths
 from rwkv_chat.chat.own import Own, named
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.templates import Think
+from rwkv_chat.devices import check_device
 from rwkv_chat.errors import SettingsError, UsageError
 from rwkv_chat.files import replacing
 from rwkv_chat.text.display import scrub
@@ -37,12 +38,13 @@ class Settings:
     """The settings file as a value.
 
     `model` is a name or a path, "" the embedded one. `weights` is one of WEIGHTS. `threads` 0 means
-    one for each physical core. `tokenizer` names the vocabulary file of `model`, "" the one that is
-    found. `template` "" means the one that fits the model, "own" the one in `own`. `think` names a
-    thinking mode. `system` opens every new conversation. `max_tokens` bounds one answer. `theme` ""
-    means the default one. `store_budget_gb` bounds the snapshots on disk, in units of 10^9 bytes.
-    `generations` names the generation of RWKV for model files, by their absolute path, that are to
-    be opened as another one than is found.
+    one for each physical core. `device` is cpu, auto, cuda or cuda:N. `tokenizer` names the
+    vocabulary file of `model`, "" the one that is found. `template` "" means the one that fits the
+    model, "own" the one in `own`. `think` names a thinking mode. `system` opens every new
+    conversation. `max_tokens` bounds one answer. `theme` "" means the default one.
+    `store_budget_gb` bounds the snapshots on disk, in units of 10^9 bytes. `generations` names the
+    generation of RWKV for model files, by their absolute path, that are to be opened as another one
+    than is found.
 
     Raises:
         UsageError: a value that cannot be used, named by its key.
@@ -52,6 +54,7 @@ class Settings:
     tokenizer: str = ""
     weights: str = "bf16"
     threads: int = 0
+    device: str = "cpu"
     template: str = ""
     think: str = "off"
     system: str = ""
@@ -66,6 +69,7 @@ class Settings:
         if self.weights not in WEIGHTS:
             known = ", ".join(WEIGHTS)
             raise UsageError(f"weights must be one of {known}, not {self.weights!r}.")
+        check_device(self.device)
         if self.template:
             named(self.template, self.own)
         Think(self.think)

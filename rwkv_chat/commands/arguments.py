@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rwkv_chat import __version__
 from rwkv_chat.chat.own import choices
+from rwkv_chat.devices import DEVICES, check_device
+from rwkv_chat.errors import UsageError
 from rwkv_chat.weights import WEIGHTS
 
 __all__ = ["parser"]
@@ -153,6 +155,9 @@ def _model_arguments(parser: argparse.ArgumentParser, *, suppress: bool) -> None
     )
     parser.add_argument("--weights", choices=WEIGHTS, default=default, help=_WEIGHTS_HELP)
     parser.add_argument(
+        "--device", type=_device, metavar="D", default=default, help=f"{DEVICES}; default: cpu"
+    )
+    parser.add_argument(
         "--tokenizer",
         metavar="FILE",
         default=default,
@@ -169,6 +174,14 @@ def _generation_argument(parser: argparse.ArgumentParser, *, suppress: bool) -> 
         help="open the file as this generation of RWKV, such as 3 where 4 was found "
         "(`models convert` remembers it)",
     )
+
+
+def _device(text: str) -> str:
+    try:
+        check_device(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _positive(text: str) -> int:

@@ -24,7 +24,7 @@ __all__ = ["choose", "defaults", "open_session", "open_store", "opener"]
 
 def choose(options: argparse.Namespace) -> Settings:
     """The settings of the person, overridden by the command line."""
-    names = ("model", "tokenizer", "weights", "threads")
+    names = ("model", "tokenizer", "weights", "threads", "device")
     given = {name: getattr(options, name, None) for name in names}
     if given["model"] is not None:
         given["model"] = lasting(given["model"])
@@ -46,6 +46,7 @@ def opener(settings: Settings) -> "Callable[[], Model]":
         load_model,
         path,
         settings.weights,
+        settings.device,
         threads=settings.threads or None,
         generation=settings.generation_of(path),
         tokenizer=settings.tokenizer or None,
@@ -85,7 +86,9 @@ def open_session(settings: Settings, options: Options) -> Iterator[Session]:
         model = settings.model or EMBEDDED
         tokenizers = {model: settings.tokenizer} if settings.tokenizer else {}
         threads = settings.threads or None
-        library = LocalLibrary(settings.weights, threads, settings.generations, tokenizers)
+        library = LocalLibrary(
+            settings.weights, threads, settings.generations, tokenizers, settings.device
+        )
         session = Session(store, Worker(library, store.snapshots), options)
         closing.callback(session.close)
         note = session.notice

@@ -49,7 +49,7 @@ def _examine() -> Iterator[Finding]:
         ("answer", _answer),
     ):
         yield _guard(name, check)
-    yield Finding("cuda", True, "this build has no CUDA kernels; models run on the CPU")
+    yield Finding("cuda", True, _cuda())
     yield Finding("terminal", True, _terminal())
 
 
@@ -124,6 +124,12 @@ def _answer() -> str:
     model = load_model(catalog.find(catalog.EMBEDDED), "bf16")
     model.forward(model.tokenizer.encode("User: Hello\n\nAssistant:"))
     return f"the embedded model computes ({model.description})"
+
+
+def _cuda() -> str:
+    from rwkv_chat.engine.devices import describe_gpus
+
+    return describe_gpus()
 
 
 def _terminal() -> str:

@@ -15,8 +15,8 @@ __all__ = ["LocalLibrary"]
 
 
 class LocalLibrary:
-    """Opens models as the person chose: weight type, number of threads, for some files (by their
-    absolute path) the generation, and for some models (by name) the vocabulary file.
+    """Opens models as the person chose: weight type, device, number of threads, for some files (by
+    their absolute path) the generation, and for some models (by name) the vocabulary file.
 
     A file that is open already is not loaded a second time: whoever asks gets the same model.
     """
@@ -27,8 +27,10 @@ class LocalLibrary:
         threads: int | None,
         generations: Mapping[str, str],
         tokenizers: Mapping[str, str],
+        device: str = "cpu",
     ) -> None:
         self._weights = weights
+        self._device = device
         self._threads = threads
         self._generations = generations
         self._tokenizers = tokenizers
@@ -54,6 +56,7 @@ class LocalLibrary:
             model = self._loaded[key] = load_model(
                 path,
                 self._weights,
+                self._device,
                 threads=self._threads,
                 progress=progress,
                 generation=generation,

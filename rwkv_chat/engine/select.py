@@ -7,8 +7,10 @@ from rwkv_chat.chat.ports import Progress
 from rwkv_chat.checkpoints.folder import find_files
 from rwkv_chat.checkpoints.open import ConvertedModel, FileInfo, inspect, open_model
 from rwkv_chat.checkpoints.plain import plain
+from rwkv_chat.devices import check_device
 from rwkv_chat.engine import memory
 from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Backend
+from rwkv_chat.engine.fallback import FallbackBackend
 from rwkv_chat.engine.model import Model
 from rwkv_chat.errors import UsageError
 from rwkv_chat.tokenizer.choose import choose
@@ -39,7 +41,7 @@ def load_model(
     Args:
         path: a file; the first time it is converted, and the converted copy is cached.
         weights: "f32", "bf16", "q8" or "q4".
-        device: "cpu".
+        device: "cpu", "auto" (a GPU if the model fits, else the CPU), "cuda" or "cuda:N".
         threads: None for one per physical core.
         progress: told what is being done and how much of it is done.
         group_norm_eps: replaces that of the file, for models trained with another one than the
@@ -57,8 +59,7 @@ def load_model(
         MemoryLimitError: the model does not fit into memory.
         UsageError: an argument names something that does not exist.
     """
-    if device != "cpu":
-        raise UsageError(f'There is no device "{device}" in this build; use "cpu".')
+    check_device(device)
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}.")
     found = inspect(Path(path), generation)
@@ -66,7 +67,8 @@ def load_model(
         known = " or ".join(found.weights_bytes)
         raise UsageError(f"There is no weights type {weights!r}; use {known}.")
     backend_name = _backend_name(found.spec.generation)
-    memory.check(found.name, needed_bytes(found, weights), memory.available_bytes())
+    if device == "cpu":  # a GPU may hold what the memory of the machine cannot
+        memory.check(found.name, needed_bytes(found, weights), memory.available_bytes())
     file = Path(tokenizer) if tokenizer else None
     rows = found.spec.vocab_size
     vocabulary = None
@@ -76,7 +78,11 @@ def load_model(
     if vocabulary is None:
         tokens = parse(converted.vocabulary.encode(), f"The vocabulary inside {path}")
         vocabulary = Vocabulary("inside", tokens, rows)
-    backend = _backend(backend_name, converted, threads)
+    backend = _on_gpu(device, converted, threads) if backend_name == "native" else None
+    if backend is None:
+        if device != "cpu":
+            memory.check(found.name, needed_bytes(found, weights), memory.available_bytes())
+        backend = _backend(backend_name, converted, threads)
     return Model(
         name=converted.name,
         backend=backend,
@@ -103,6 +109,18 @@ def _backend_name(generation: str) -> str:
             f'RWKV_CHAT_BACKEND is "{name}"; it must be one of {", ".join(BACKENDS)}, or unset.'
         )
     return name or ("native" if generation in NATIVE_GENERATIONS else "reference")
+
+
+def _on_gpu(device: str, converted: ConvertedModel, threads: int | None) -> Backend | None:
+    """On a GPU, with the CPU to fall back on; None where `device` does not mean one."""
+    if device == "cpu":
+        return None
+    from rwkv_chat.engine.devices import open_on_gpu
+
+    gpu = open_on_gpu(device, converted.name, converted.spec, converted.tensors)
+    if gpu is None:
+        return None
+    return FallbackBackend(gpu, lambda: _backend("native", converted, threads))
 
 
 def _backend(name: str, converted: ConvertedModel, threads: int | None) -> Backend:

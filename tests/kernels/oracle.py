@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rwkv_chat.checkpoints.layout import is_vector
+from rwkv_chat.checkpoints.q4 import pack_rows, pack_tiles, quantize
 from rwkv_chat.models.spec import ModelSpec
 from tests.seeded import converted_arrays, spec_of
 
 F64 = npt.NDArray[np.float64]
 Tensors = dict[str, npt.NDArray[np.float32 | np.uint16 | np.int8]]
 
+PROJECTIONS = ("receptance", "key", "value", "output", "gate")
 DECAY_SCALE = np.exp(-0.5)
 
 
@@ -69,6 +71,17 @@ def as_q8(tensors: Tensors) -> Tensors:
             result[name] = to_bf16(values)
         else:
             result[name], result[f"{name}.scale"] = to_q8(values)
+    return result
+
+
+def as_q4(tensors: Tensors) -> Tensors:
+    """float32 tensors of a converted model with all projections of the layers in 4 bits."""
+    result = as_q8(tensors)
+    for name, values in tensors.items():
+        if name.endswith(tuple(f".{part}.weight" for part in PROJECTIONS)):
+            del result[f"{name}.scale"]
+            pack = pack_rows if name.endswith("ffn.value.weight") else pack_tiles
+            result[name] = pack(quantize(values))
     return result
 
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from rwkv_chat import _native
 from rwkv_chat.checkpoints.plain import plain
-from rwkv_chat.checkpoints.q4 import pack_rows, pack_tiles, quantize
 from rwkv_chat.models.spec import ModelSpec
-from tests.kernels.oracle import ODD_SPECS, Tensors, as_q8, exact, make_any_tensors, spec_fields
+from tests.kernels.oracle import ODD_SPECS, Tensors, as_q4, exact, make_any_tensors, spec_fields
 from tests.seeded import REFERENCES
 
 TOLERANCE = 0.08  # of the largest value; 8-bit matrices round activations, see test_q8.py
@@ -29,14 +28,7 @@ every_generation = pytest.mark.parametrize("generation", ODD_SPECS)
 @cache
 def q4_tensors(generation: str) -> Tensors:
     """All matrices of the layers in 4 bits that can be, and the others in 8."""
-    tensors = make_any_tensors(ODD_SPECS[generation], 1)
-    result = as_q8(tensors)
-    for name, values in tensors.items():
-        if name.endswith(tuple(f".{part}.weight" for part in PROJECTIONS)):
-            del result[f"{name}.scale"]
-            pack = pack_rows if name.endswith("ffn.value.weight") else pack_tiles
-            result[name] = pack(quantize(values))
-    return result
+    return as_q4(make_any_tensors(ODD_SPECS[generation], 1))
 
 
 @cache
