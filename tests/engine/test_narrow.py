@@ -52,7 +52,7 @@ def test_a_trained_model_loses_little(weights: str) -> None:
     check_loss(shared_model("tiny-rwkv-7v0-834K.pth"), PROSE, weights)
 
 
-@pytest.mark.parametrize(("weights", "bound"), [("q8", 1e-3), ("q4", 0.1)])
+@pytest.mark.parametrize(("weights", "bound"), [("q8", 2e-3), ("q4", 0.1)])
 def test_the_next_token_is_nearly_as_probable_in_a_random_model(
     tmp_path: Path, weights: str, bound: float
 ) -> None:

@@ -118,7 +118,7 @@ def test_a_start_state_is_one_that_has_read_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "bound"), [("f32", 2e-4), ("bf16", 2e-4), ("q8", 0.05), ("q4", 0.05)]
+    ("weights", "bound"), [("f32", 2e-4), ("bf16", 5e-3), ("q8", 0.05), ("q4", 0.05)]
 )
 def test_the_frozen_model_and_the_engine_agree_about_a_start_state(
     weights: str, bound: float, tmp_path: Path
