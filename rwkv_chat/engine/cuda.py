@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rwkv_chat.engine.backend import DecoderConfig
+from rwkv_chat.engine.backend import Decoder, DecoderConfig, run_in_turn
 from rwkv_chat.engine.cudadecoder import CudaDecoder, Words
 from rwkv_chat.engine.cudalib import CudaLibrary, CudaModel, Gpu
 from rwkv_chat.engine.ids import check_ids
@@ -111,6 +111,12 @@ class CudaBackend:
         check_ids(config.exempt, self._spec.vocab_size)
         check_ids(config.generated, self._spec.vocab_size)
         return CudaDecoder(self, state, logits, config, self._words_of(config.token_bytes))
+
+    def run_together(
+        self, decoders: Sequence[Decoder], limits: Sequence[int], seconds: float
+    ) -> list[tuple[list[int], str]]:
+        """One after the other; see `engine.backend.Backend.run_together`."""
+        return run_in_turn(decoders, limits, seconds)
 
     @property
     def model(self) -> CudaModel:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from rwkv_chat.engine.backend import Backend, Decoder, DecoderConfig
+from rwkv_chat.engine.backend import Backend, Decoder, DecoderConfig, run_in_turn
 from rwkv_chat.errors import DeviceLostError
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32, StateLayout
@@ -53,6 +53,12 @@ class FallbackBackend:
     def decoder(self, state: F32, logits: F32, config: DecoderConfig) -> Decoder:
         """Start or continue an answer; see `engine.backend.Backend.decoder`."""
         return self._try(lambda backend: backend.decoder(state, logits, config))
+
+    def run_together(
+        self, decoders: Sequence[Decoder], limits: Sequence[int], seconds: float
+    ) -> list[tuple[list[int], str]]:
+        """See `engine.backend.Backend.run_together`; some may be of a GPU that was lost."""
+        return run_in_turn(decoders, limits, seconds)
 
     def _try(self, work: Callable[[Backend], _Result]) -> _Result:
         try:
