@@ -608,7 +608,7 @@ def test_bench_compares(home: Path) -> None:
     table = run("bench", "--model", str(model_file()), "--compare", *work, "--weights", "bf16")
     assert table.returncode == 0, table.stderr
     assert "medians of 2 rounds" in table.stdout
-    assert table.stdout.count("bf16") == len({row["threads"] for row in rows})
+    assert table.stdout.count("\nbf16 ") == len({row["threads"] for row in rows})
 
 
 def test_bench_compares_nothing_that_does_not_open(home: Path, tmp_path: Path) -> None:

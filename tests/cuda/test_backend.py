@@ -157,7 +157,8 @@ def test_a_lost_device_hands_over_to_the_cpu(gpu: EmulatedGpu) -> None:
     expected, expected_after = cpu.forward([5], state)
     assert np.array_equal(again, expected)
     assert np.array_equal(after, expected_after)
-    assert distance(logits, cpu.forward(ids, None)[0]) < 1e-4
+    # Only the CPU rounds activations to bfloat16.
+    assert distance(logits, cpu.forward(ids, None)[0]) < 0.02
     assert backend.decoder(state, logits, CONFIG).run(3, 60.0)[1] == "running"
     assert len(backend.forward_batch([1, 2], [state, None])[1]) == 2
 
