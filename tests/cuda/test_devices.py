@@ -102,5 +102,6 @@ def test_a_model_opens_on_the_gpu_and_its_states_fit_the_cpu(installed: Emulated
     logits, state = ours.forward(ids[:4])
     expected, _ = theirs.forward(ids)
     logits, _ = theirs.forward(ids[4:], state)
-    assert np.abs(logits - expected).max() < 5e-3
+    # Only the CPU rounds activations to bfloat16.
+    assert np.abs(logits - expected).max() < 0.01 * np.abs(expected).max()
     assert logits.argmax() == expected.argmax()
