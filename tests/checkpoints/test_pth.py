@@ -75,6 +75,24 @@ def test_reads_state_dicts_parameters_views_and_shared_storages(tmp_path: Path) 
         assert np.array_equal(file.array(name), weights[name].detach().numpy())
 
 
+@pytest.mark.parametrize("key", ["module", "state_dict", "model"])
+def test_the_weights_inside_a_checkpoint_of_a_training_are_found(tmp_path: Path, key: str) -> None:
+    rest = {"epoch": 3, "lr_schedulers": [], "hyper_parameters": {"n_layer": 2, "betas": (0.9, 1)}}
+    torch.save({**rest, key: TENSORS, "version": "2.1"}, tmp_path / "m.pth")
+    file = open_pth(tmp_path / "m.pth")
+    assert file.tensors.keys() == TENSORS.keys()
+    assert np.array_equal(file.array("a"), TENSORS["a"].numpy())
+
+
+def test_only_one_map_of_tensors_is_entered(tmp_path: Path) -> None:
+    torch.save({"model": TENSORS, "average": TENSORS}, tmp_path / "m.pth")
+    assert open_pth(tmp_path / "m.pth").tensors == {}
+    torch.save({**TENSORS, "model": TENSORS}, tmp_path / "m.pth")
+    assert open_pth(tmp_path / "m.pth").tensors.keys() == TENSORS.keys()
+    torch.save({"a": {"b": {"c": TENSORS}}}, tmp_path / "m.pth")
+    assert open_pth(tmp_path / "m.pth").tensors == {}
+
+
 class Payload:
     """Unpickled by Python's pickle this would make a file."""
 
