@@ -39,7 +39,7 @@ class Entry:
 
 def is_intact(data: U8, entry: Entry) -> bool:
     """Whether the bytes of an entry have the checksum they were stored with, if they have one."""
-    return entry.checksum in (0, zlib.crc32(data[entry.start : entry.end]))
+    return entry.checksum in (0, zlib.crc32(data.data[entry.start : entry.end]))
 
 
 def list_entries(path: Path, data: U8) -> Mapping[str, Entry]:
