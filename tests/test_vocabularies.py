@@ -37,7 +37,7 @@ def write(path: Path, generation: str, rows: int, **sizes: int) -> Path:
 def trained(tmp_path: Path) -> Path:
     """A native model beside a tokenizer.json of fewer ids than it has rows."""
     (tmp_path / "tokenizer.json").write_text(json.dumps(train()))
-    return write(tmp_path / "model.pth", "7", 512)
+    return write(tmp_path / "model.pth", "7", 384)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The zip container of torch files: finds entries that are stored, and proves that they fit."""
 
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from rwkv_chat.checkpoints.files import U8
 from rwkv_chat.errors import NotAModelError, TruncatedError
 
-__all__ = ["Entry", "list_entries"]
+__all__ = ["Entry", "is_intact", "list_entries"]
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -21,15 +22,24 @@ _ENCRYPTED = 1
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The bytes [start, end) of one stored file, counted from the start of the archive."""
+    """The bytes [start, end) of one stored file, counted from the start of the archive.
+
+    `checksum` is their CRC-32, or 0 where whoever wrote them did not compute it.
+    """
 
     start: int
     end: int
+    checksum: int
 
     @property
     def size(self) -> int:
         """Size in bytes."""
         return self.end - self.start
+
+
+def is_intact(data: U8, entry: Entry) -> bool:
+    """Whether the bytes of an entry have the checksum they were stored with, if they have one."""
+    return entry.checksum in (0, zlib.crc32(data.data[entry.start : entry.end]))
 
 
 def list_entries(path: Path, data: U8) -> Mapping[str, Entry]:
@@ -80,7 +90,7 @@ def _read_directory(path: Path, data: U8, table: bytes, count: int) -> dict[str,
     for _ in range(count):
         fields = _CENTRAL.unpack_from(table, position)
         signature, flags, method = fields[0], fields[3], fields[4]
-        stored, size, name_size, extra_size, comment_size = fields[8:13]
+        checksum, stored, size, name_size, extra_size, comment_size = fields[7:13]
         offset = fields[16]
         position += _CENTRAL.size
         raw = table[position : position + name_size]
@@ -100,7 +110,7 @@ def _read_directory(path: Path, data: U8, table: bytes, count: int) -> dict[str,
         start = _data_start(path, data, offset, raw)
         if start + size > len(data):
             raise _damaged(path, f"the entry {name[:80]!a} ends outside the file")
-        entries[name] = Entry(start, start + size)
+        entries[name] = Entry(start, start + size, checksum)
     return entries
 
 

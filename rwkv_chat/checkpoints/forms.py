@@ -35,6 +35,8 @@ def restore(file: Checkpoint, kind: str) -> tuple[str, Checkpoint]:
         )
     names = strip_prefixes(file.path, file.tensors)
     if is_fla(names):
+        if any(".attn.q_proj." in name for name in names):
+            return "", file  # a hybrid, which is refused by the names it has
         return "fla", restore_fla(file, names)
     if is_transformers(names):
         return "transformers", restore_transformers(file, names)

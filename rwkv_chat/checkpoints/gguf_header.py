@@ -31,17 +31,20 @@ _SCALARS = {
     for code, name in enumerate(("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "u1"))
 } | {code: np.dtype(name) for code, name in ((10, "<u8"), (11, "<i8"), (12, "<f8"))}
 
-_WANTED = (
-    "general.architecture",
-    "general.alignment",
-    "split.count",
-    ".wkv.head_size",
-    ".block_count",
-    ".rescale_every_n_layers",
-    "tokenizer.ggml.model",
-    "tokenizer.ggml.tokens",
-    "tokenizer.ggml.token_type",
+_SCALAR_KEYS = frozenset(
+    {
+        "general.architecture",
+        "general.alignment",
+        "split.count",
+        "rwkv6.block_count",
+        "rwkv6.rescale_every_n_layers",
+        "rwkv7.block_count",
+        "rwkv7.rescale_every_n_layers",
+        "rwkv7.wkv.head_size",
+        "tokenizer.ggml.model",
+    }
 )
+_ARRAY_KEYS = frozenset({"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def read_header(path: Path, data: U8) -> Header:
         key = cursor.text(_MAX_STRING)
         if key in values:
             raise NotAModelError(f"{path} is damaged: it has the value {key[:80]!a} twice.")
-        value = cursor.value(key, keep=key.endswith(_WANTED))
+        value = cursor.value(key)
         if value is not None:
             values[key] = value
     described = [_described(path, cursor) for _ in range(n_tensors)]
@@ -165,11 +168,14 @@ class _Cursor:
         except UnicodeDecodeError:
             raise NotAModelError(f"{self._path} is damaged: it has a name of no text.") from None
 
-    def value(self, key: str, *, keep: bool) -> Value | None:
-        """The value that follows; None where it is passed over."""
+    def value(self, key: str) -> Value | None:
+        """The value that follows; None where it is passed over, being of no use here."""
         code = self.integer(4)
+        keep = key in _SCALAR_KEYS
         if code == _ARRAY:
-            return self._array(key, keep=keep)
+            if keep:
+                raise NotAModelError(f"{self._path} is damaged: its value {key} is an array.")
+            return self._array(key, keep=key in _ARRAY_KEYS)
         if code == _STRING:
             if keep:
                 return self.text(_MAX_STRING)

@@ -38,6 +38,7 @@ _MODEL = {
     "lm_head.weight": _HEAD,
 }
 _LAYER = re.compile(r"layers\.(\d{1,4})\.(.+)")
+_FLA = re.compile(r"layers\.\d{1,4}\.attn\.(r_proj\.weight|x_bias)")
 _MATRICES = {"r": "receptance", "k": "key", "v": "value", "g": "gate", "o": "output"}
 _PARTS = {
     **{
@@ -81,7 +82,7 @@ _OFFICIAL_ORDER = (1, 2, 3, 0, 4)  # of w, k, v, r, g among their r, w, k, v, g
 
 def is_fla(names: Mapping[str, str]) -> bool:
     """Whether names (without the prefixes of wrappers) are those of flash-linear-attention."""
-    return "layers.0.attn.r_proj.weight" in names or "layers.0.attn.x_bias" in names
+    return any(map(_FLA.fullmatch, names))
 
 
 def restore_fla(file: Checkpoint, names: Mapping[str, str]) -> Checkpoint:

@@ -21,6 +21,11 @@ _TRIALS = {
     "embeddings of positions (pos_emb)": ("pos_emb",),
     "another channel mix (MishGLU)": ("ffn.aa.",),
 }
+_MIXED = (
+    *("att.time_", "att.r_k", "attn.r_proj", "attn.x_bias"),
+    *("self_attn.time_", "self_attn.r_k", "self_attn.w0"),
+)
+"""Parts of RWKV that stand beside attention, or under its name, in models made of both."""
 
 
 def strip_prefixes(path: Path, names: Iterable[str]) -> dict[str, str]:
@@ -65,11 +70,12 @@ def _architecture(tensors: Mapping[str, TensorShape]) -> str | None:
     def has(*parts: str) -> bool:
         return any(part in name for name in tensors for part in parts)
 
+    if has("rosa", "ffn.enn"):
+        return "a preview of RWKV-8"
     if has("lora_A", "lora_B"):
         return "an adapter (LoRA) and not a whole model"
-    if has("self_attn.", "c_attn.", "attention.query", "encoder.layer"):
-        mixed = has("att.time_", "att.r_k", "attn.r_proj")
-        return "a hybrid of RWKV and a transformer" if mixed else "a transformer"
+    if has("self_attn.", "attn.q_proj", "c_attn.", "attention.query", "encoder.layer"):
+        return "a hybrid of RWKV and a transformer" if has(*_MIXED) else "a transformer"
     if has("mixer.A_log"):
         return "a Mamba model"
     if has("attn.r_proj", "attention.receptance"):
@@ -89,7 +95,7 @@ def _base(tensors: Mapping[str, TensorShape], has: Callable[..., bool]) -> str |
     if has("attn.time_"):
         return "1"
     if has("att.r_k"):
-        return _variant_of_7(has("ffn.s_emb"), has("qkv."), has("ffn.enn", "rosa"))
+        return _variant_of_7(has("ffn.s_emb"), has("qkv."))
     if has("att.time_maa_x", "att.time_maa_k"):
         return "6" if has("att.gate.weight") else "an RWKV-6 model of a trial (x060a, b or c)"
     if has("att.ln_x"):
@@ -101,9 +107,7 @@ def _base(tensors: Mapping[str, TensorShape], has: Callable[..., bool]) -> str |
     return "2" if has("time_mix") else None
 
 
-def _variant_of_7(deep_embedding: bool, attention: bool, later: bool) -> str:
-    if later:
-        return "a preview of RWKV-8"
+def _variant_of_7(deep_embedding: bool, attention: bool) -> str:
     if attention:
         return "an RWKV-7b model, whose attention (qkv) keeps more with every token"
     return "7a" if deep_embedding else "7"

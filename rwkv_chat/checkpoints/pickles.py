@@ -80,6 +80,8 @@ _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, 
 def read_index(data: bytes) -> dict[str, object]:
     """The map of names that a pickle holds, or the tensors of a module; its tensors as TensorRef.
 
+    Where a checkpoint of a training holds the one map of tensors beside other things, it is that.
+
     Raises:
         PickleError: with what is wrong, as the end of a sentence.
     """
@@ -96,7 +98,12 @@ def read_index(data: bytes) -> dict[str, object]:
         raise PickleError(f"its index cannot be read ({str(error)[:100]!a})") from error
     if not isinstance(found, dict):
         raise PickleError("its index is not a map of names")
-    return found
+    inner = [part for part in found.values() if isinstance(part, dict) and _has_tensors(part)]
+    return inner[0] if len(inner) == 1 and not _has_tensors(found) else found
+
+
+def _has_tensors(names: dict[str, Any]) -> bool:
+    return any(isinstance(value, TensorRef) for value in names.values())
 
 
 class _Machine:

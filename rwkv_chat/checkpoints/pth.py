@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rwkv_chat.checkpoints.archive import Entry, list_entries
+from rwkv_chat.checkpoints.archive import Entry, is_intact, list_entries
 from rwkv_chat.checkpoints.files import U8, map_file
 from rwkv_chat.checkpoints.pickles import PickleError, TensorRef, read_index
 from rwkv_chat.checkpoints.safetensors import DTYPES
@@ -27,12 +27,16 @@ _MAX_NOTE = 80
 
 @dataclass(frozen=True, slots=True)
 class PthTensor:
-    """A tensor's type (a key of DTYPES), shape, strides in elements, and first byte in the file."""
+    """A tensor's type (a key of DTYPES), shape, strides in elements, and first byte in the file.
+
+    `entry` is the storage it lies in.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     start: int
+    entry: Entry
 
 
 class PthFile:
@@ -49,10 +53,21 @@ class PthFile:
         self.metadata = metadata
         self.tensors = tensors
         self._data = data
+        self._intact: set[Entry] = set()
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """The tensor `name` (KeyError if there is none), a read-only view of its shape."""
+        """The tensor `name` (KeyError if there is none), a read-only view of its shape.
+
+        Its storage is compared with its checksum when it is first asked for.
+
+        Raises:
+            TruncatedError: that is not what was written.
+        """
         tensor = self.tensors[name]
+        if tensor.entry not in self._intact:
+            if not is_intact(self._data, tensor.entry):
+                raise _changed(self.path, f"the weights of {name[:80]!a}")
+            self._intact.add(tensor.entry)
         dtype = DTYPES[tensor.dtype]
         return np.ndarray(
             tensor.shape,
@@ -86,6 +101,8 @@ def open_pth(path: Path) -> PthFile:
             f"{path} was written on a big-endian machine. Save it again on a little-endian one."
         )
     index = entries[f"{root}data.pkl"]
+    if not is_intact(data, index):
+        raise _changed(path, "its index")
     try:
         found = read_index(data[index.start : index.end].tobytes())
     except PickleError as error:
@@ -136,4 +153,11 @@ def _check(
         )
     # The stride of a dimension of one is never used, and may be any number.
     strides = tuple(s if n > 1 else 1 for n, s in zip(shape, strides, strict=True))
-    return PthTensor(storage.dtype, shape, strides, entry.start + tensor.offset * itemsize)
+    return PthTensor(storage.dtype, shape, strides, entry.start + tensor.offset * itemsize, entry)
+
+
+def _changed(path: Path, what: str) -> TruncatedError:
+    return TruncatedError(
+        f"{path} is damaged: {what} and the checksum beside do not agree. "
+        "Copy or download it again."
+    )

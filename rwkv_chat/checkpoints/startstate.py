@@ -66,7 +66,10 @@ def read_start(path: Path, spec: ModelSpec) -> F32:
                 f"{path}: {name} is {tensor.dtype} {list(tensor.shape)}, and the model needs "
                 f"{list(shape)}. Give a file that was trained for this model."
             )
-        matrix = to_float32(file.array(name))
+        try:
+            matrix = to_float32(file.array(name))
+        except CheckpointError as error:
+            raise SnapshotError(f"{path} holds no start state: {error}") from error
         if spec.generation[0] != "7":
             matrix = matrix.swapaxes(1, 2)
         state[layer, at : at + matrix.size] = matrix.reshape(-1)

@@ -16,8 +16,11 @@ from rwkv_chat.tokenizer.vocabulary import Vocabulary
 
 __all__ = ["choose", "find_file", "read_file"]
 
-# Models pad their rows to a multiple of a power of two; more than this is another vocabulary.
+# Models pad their rows to a multiple of a power of two, small ones to one of 64 at most; more than
+# this, or than one row in as many, is another vocabulary.
 _MOST_SPARE_ROWS = 1024
+_ROWS_TO_SPARE_ONE = 8
+_SMALL_PADDING = 63
 
 
 def choose(model: Path, kind: str, vocab_size: int, file: Path | None = None) -> Vocabulary:
@@ -78,7 +81,8 @@ def read_file(path: Path, vocab_size: int) -> Vocabulary:
             raise mismatch(str(path), len(tokens), vocab_size)
         vocabulary = Vocabulary(path.stem, tokens, vocab_size)
     used = max(i + 1 for i, token in enumerate(vocabulary.token_bytes) if token)
-    if vocab_size - used > _MOST_SPARE_ROWS:
+    spare = max(_SMALL_PADDING, min(_MOST_SPARE_ROWS, vocab_size // _ROWS_TO_SPARE_ONE))
+    if vocab_size - used > spare:
         raise mismatch(str(path), used, vocab_size)
     return vocabulary
 

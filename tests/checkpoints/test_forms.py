@@ -123,6 +123,25 @@ def test_a_saved_state_is_no_model(tmp_path: Path) -> None:
         inspect(tmp_path / "a.state")
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("generation", ["6", "7"])
+def test_attention_in_a_layer_makes_it_a_hybrid(
+    tmp_path: Path, generation: str, layer: int
+) -> None:
+    if generation == "7":
+        weights = as_fla7(random_weights(SPEC), fused=False)
+    else:
+        weights = as_fla6(random_weights(SIX))
+    own = f"model.layers.{layer}.attn."
+    assert any(name.startswith(own) for name in weights)
+    mixed = {name: tensor for name, tensor in weights.items() if not name.startswith(own)}
+    for letter in "qkvo":
+        mixed[f"{own}{letter}_proj.weight"] = torch.ones(SPEC.n_embd, SPEC.n_embd)
+    safetensors.torch.save_file(mixed, tmp_path / "m.safetensors")
+    with pytest.raises(UnsupportedModelError, match="is a hybrid of RWKV and a transformer"):
+        inspect(tmp_path / "m.safetensors")
+
+
 def test_tied_embeddings_are_the_head(tmp_path: Path) -> None:
     weights = random_weights(SPEC)
     weights["head.weight"] = weights["emb.weight"].clone()

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from rwkv_chat.checkpoints.files import map_file
+from rwkv_chat.checkpoints.gguf_header import read_header
 from rwkv_chat.checkpoints.open import inspect, open_model
 from rwkv_chat.checkpoints.reading import open_checkpoint
 from rwkv_chat.checkpoints.source import read_source
+from rwkv_chat.commands.memory import peak_memory, reset_peak_memory
 from rwkv_chat.engine.select import load_model
 from rwkv_chat.errors import (
     CheckpointError,
@@ -336,6 +339,11 @@ HOSTILE = {
         NotAModelError,
         "alignment",
     ),
+    "an array for a number": (
+        values(text(b"general.alignment") + struct.pack("<2IQ2I", 9, 4, 2, 32, 32)),
+        NotAModelError,
+        "its value general.alignment is an array",
+    ),
     "no architecture": (values(), UnsupportedModelError, "architecture ''"),
 }
 
@@ -406,3 +414,18 @@ def test_impossible_tensors_are_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=reason) as caught:
         open_checkpoint(tmp_path / "m")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("end", [b"rwkv7.block_count", b"tokenizer.ggml.tokens"])
+def test_only_values_of_use_are_kept(end: bytes, tmp_path: Path) -> None:
+    numbers = struct.pack("<2IQ", 9, 4, 2**18) + np.arange(2**18, dtype="<u4").tobytes()
+    data = values(*(text(b"%d.%s" % (at, end)) + numbers for at in range(30)))
+    assert 30 << 20 < len(data) < 32 << 20
+    (tmp_path / "m").write_bytes(data)
+    mapped = map_file(tmp_path / "m")
+    assert mapped.sum() > 0  # its pages are in memory and do not count below
+    reset_peak_memory()
+    before = peak_memory()
+    header = read_header(tmp_path / "m", mapped)
+    assert peak_memory() - before < 20_000_000
+    assert header.values == {}

@@ -2,7 +2,8 @@
 
 import os
 import random
-import resource
+import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +12,17 @@ import pytest
 import safetensors.torch
 import torch
 
+from rwkv_chat.checkpoints.archive import list_entries
 from rwkv_chat.checkpoints.files import map_file
 from rwkv_chat.checkpoints.gguf_header import read_header
 from rwkv_chat.checkpoints.layout import converted_shapes
 from rwkv_chat.checkpoints.open import open_model
 from rwkv_chat.checkpoints.rwkvcpp import open_rwkvcpp
 from rwkv_chat.checkpoints.source import read_source
+from rwkv_chat.commands.memory import peak_memory, reset_peak_memory
 from rwkv_chat.errors import CheckpointError
+from tests.checkpoints.test_modules import SPEC as MODULE
+from tests.checkpoints.test_modules import as_module, classes
 from tests.checkpoints.writers import (
     as_fla6,
     as_fla7,
@@ -29,7 +34,8 @@ from tests.ggml_files import Kind, write_gguf, write_rwkvcpp
 from tests.seeded import official, random_weights, small_spec, spec_of
 
 SPEC = small_spec(n_layer=2, n_embd=16, head_size=8, vocab_size=20, ranks=(2, 3, 2, 4))
-COUNT = 20_000 if os.environ.get("RWKV_CHAT_SLOW") else 2_000
+IS_CAMPAIGN = bool(os.environ.get("RWKV_CHAT_SLOW"))
+COUNT = 20_000 if IS_CAMPAIGN else 2_000
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, *b'"{}[],:0129.-\\\x1b/')
 
 
@@ -40,8 +46,21 @@ OTHERS = ("fla 7", "fla 6", "transformers 5.2", "web-rwkv 6")
 GGML = ("gguf", "gguf of 6", "rwkv.cpp", "rwkv.cpp of 4", "rwkv.cpp of 5.2", "rwkv.cpp of 6")
 
 
-@pytest.fixture(params=["pth", "safetensors", "converted", "q8", "q4", *OLDER, *OTHERS, *GGML])
-def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+MORE = ("module", "pytorch_model.bin", "prefixes", "K-quants")
+"""Variants of the others, mutated less often but in the campaign."""
+
+
+@pytest.fixture(
+    params=["pth", "safetensors", "converted", "q8", "q4", *OLDER, *OTHERS, *GGML, *MORE]
+)
+def sample(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if request.param == "module":
+        script = classes()
+        monkeypatch.setitem(sys.modules, "training_script", script)
+        torch.save(as_module(random_weights(MODULE), script), tmp_path / "m.pth")
+        return tmp_path / "m.pth"
+    if request.param in MORE:
+        return variant(request.param, tmp_path)
     if request.param in GGML:
         return ggml_sample(request.param, tmp_path)
     if request.param in OTHERS:
@@ -61,6 +80,18 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         weights_type = "f32" if request.param == "converted" else request.param
         return open_model(tmp_path / "m.safetensors", weights_type).path
     return tmp_path / "m.safetensors"
+
+
+def variant(what: str, folder: Path) -> Path:
+    if what == "K-quants":
+        spec = small_spec(n_layer=1, n_embd=256, head_size=64, vocab_size=8, n_ffn=256)
+        return write_gguf(folder / "m.gguf", official(random_weights(spec)), spec, Kind.Q4_K)
+    weights = official(random_weights(SPEC))
+    if what == "prefixes":
+        weights = {f"_forward_module.{name}": tensor for name, tensor in weights.items()}
+    path = folder / ("m.pth" if what == "prefixes" else what)
+    torch.save(weights, path)
+    return path
 
 
 def in_form(text: str) -> dict[str, torch.Tensor]:
@@ -91,11 +122,12 @@ def structure(path: Path, data: bytes) -> list[range]:
                 min(tensor.start for tensor in read_header(path, map_file(path)).tensors.values())
             )
         ]
-    if path.suffix == ".bin":
+    is_torch = data.startswith(b"PK")
+    if path.suffix == ".bin" and not is_torch:
         file = open_rwkvcpp(path)
         starts = sorted(tensor.stored.start for tensor in file.tensors.values())
         return [range(24), *(range(start - 45, start) for start in starts)]
-    if path.suffix != ".pth":
+    if not is_torch:
         return [range(8 + int.from_bytes(data[:8], "little"))]
     # Any entry but data/<key>: headers, the index, the directory at the end.
     start = data.index(b"data.pkl")
@@ -123,31 +155,51 @@ def mutate(data: bytes, places: list[range], dice: random.Random) -> bytes:
                 changed[where:where] = changed[other : other + dice.randrange(1, 60)]
             case _:
                 changed[where : where + 1] = str(dice.choice((0, 1, 2**31, 2**63, 2**64))).encode()
-    return bytes(changed)
+    return sealed(changed) if data[:2] == b"PK" and dice.randrange(4) else bytes(changed)
 
 
-def test_damage_to_the_structure_is_refused_or_harmless(sample: Path, tmp_path: Path) -> None:
+def sealed(data: bytearray) -> bytes:
+    """A torch file with the right checksum of its index, where it is in its place."""
+    try:
+        entries = list_entries(Path(), np.frombuffer(bytes(data), "u1"))
+    except CheckpointError:
+        return bytes(data)
+    for name, entry in entries.items():
+        if name.endswith("/data.pkl"):
+            place = data.rfind(name.encode()) - 30
+            data[place : place + 4] = zlib.crc32(data[entry.start : entry.end]).to_bytes(
+                4, "little"
+            )
+    return bytes(data)
+
+
+def test_damage_to_the_structure_is_refused_or_harmless(
+    sample: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    is_variant = request.node.callspec.params["sample"] in MORE
+    count = COUNT // 10 if is_variant and not IS_CAMPAIGN else COUNT
     data = sample.read_bytes()
     good = read_source(sample)
     places, dice = structure(sample, data), random.Random(1)
     path = tmp_path / f"bad{sample.suffix}"
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reset_peak_memory()
+    before = peak_memory()
     sentences = []
-    for _ in range(COUNT):
+    for _ in range(count):
         path.unlink(missing_ok=True)
         path.write_bytes(mutate(data, places, dice))
         try:
             found = read_source(path)
+            assert_usable(found.checkpoint.array, found.names)
         except CheckpointError as error:
             sentences.append(str(error))
             continue
-        assert_usable(found.checkpoint.array, found.names)
         if found.spec != good.spec:  # it may have become another model, if that is a whole one
             assert found.names.keys() == converted_shapes(found.spec, found.weights or "f32").keys()
-    assert len(sentences) > COUNT // 3
+    assert len(sentences) > count // 3
     assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
     assert max(map(len, sentences)) < 600
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    assert peak_memory() - before < 200_000_000
 
 
 @pytest.mark.parametrize("form", ["fla 7", "fla 6"])
@@ -156,7 +208,8 @@ def test_damage_to_a_folder_is_refused_or_harmless(tmp_path: Path, form: str) ->
     folder = write_folder(tmp_path / "hf", in_form(form), config, shards=2)
     files = {path: path.read_bytes() for path in sorted(folder.iterdir())}
     dice = random.Random(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reset_peak_memory()
+    before = peak_memory()
     sentences = []
     for _ in range(COUNT):
         path, data = dice.choice(list(files.items()))
@@ -174,7 +227,7 @@ def test_damage_to_a_folder_is_refused_or_harmless(tmp_path: Path, form: str) ->
     assert len(sentences) > COUNT // 3
     assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
     assert max(map(len, sentences)) < 700
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    assert peak_memory() - before < 200_000_000
 
 
 def assert_usable(array: Callable[[str], np.ndarray], names: dict[str, str]) -> None:

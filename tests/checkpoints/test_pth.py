@@ -75,6 +75,24 @@ def test_reads_state_dicts_parameters_views_and_shared_storages(tmp_path: Path) 
         assert np.array_equal(file.array(name), weights[name].detach().numpy())
 
 
+@pytest.mark.parametrize("key", ["module", "state_dict", "model"])
+def test_the_weights_inside_a_checkpoint_of_a_training_are_found(tmp_path: Path, key: str) -> None:
+    rest = {"epoch": 3, "lr_schedulers": [], "hyper_parameters": {"n_layer": 2, "betas": (0.9, 1)}}
+    torch.save({**rest, key: TENSORS, "version": "2.1"}, tmp_path / "m.pth")
+    file = open_pth(tmp_path / "m.pth")
+    assert file.tensors.keys() == TENSORS.keys()
+    assert np.array_equal(file.array("a"), TENSORS["a"].numpy())
+
+
+def test_only_one_map_of_tensors_is_entered(tmp_path: Path) -> None:
+    torch.save({"model": TENSORS, "average": TENSORS}, tmp_path / "m.pth")
+    assert open_pth(tmp_path / "m.pth").tensors == {}
+    torch.save({**TENSORS, "model": TENSORS}, tmp_path / "m.pth")
+    assert open_pth(tmp_path / "m.pth").tensors.keys() == TENSORS.keys()
+    torch.save({"a": {"b": {"c": TENSORS}}}, tmp_path / "m.pth")
+    assert open_pth(tmp_path / "m.pth").tensors == {}
+
+
 class Payload:
     """Unpickled by Python's pickle this would make a file."""
 
@@ -282,6 +300,47 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     bad.write_bytes(b"hello")
     with pytest.raises(NotAModelError, match="not a file written by torch"):
         open_pth(bad)
+
+
+def changed(path: Path, old: bytes, new: bytes) -> Path:
+    """The file with `old`, which is there once, replaced by as many bytes."""
+    data = path.read_bytes()
+    assert data.count(old) == 1
+    assert len(old) == len(new)
+    path.unlink()
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
+def test_an_index_that_was_changed_is_refused(tmp_path: Path) -> None:
+    same = {"first": torch.zeros(2, 3), "second": torch.ones(2, 3)}
+    torch.save(same, tmp_path / "m.pth")
+    key = b"X\x01\x00\x00\x00%d"
+    path = changed(tmp_path / "m.pth", key % 0, key % 1)  # a whole model, but for its checksum
+    with pytest.raises(TruncatedError, match=r"its index and the checksum .* do not agree\."):
+        open_pth(path)
+
+
+def test_weights_that_were_changed_are_refused_when_they_are_asked_for(tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "m.pth")
+    weights = TENSORS["a"].numpy().tobytes()
+    file = open_pth(changed(tmp_path / "m.pth", weights, weights[::-1]))
+    assert np.array_equal(file.array("c"), TENSORS["c"].numpy())
+    for _ in range(2):
+        with pytest.raises(TruncatedError, match=r"the weights of 'a' and the checksum .*\."):
+            file.array("a")
+
+
+def test_files_without_checksums_are_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(TENSORS, tmp_path / "m.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    with zipfile.ZipFile(tmp_path / "m.pth") as archive:
+        assert {entry.CRC for entry in archive.infolist()} == {0}
+    assert np.array_equal(open_pth(tmp_path / "m.pth").array("a"), TENSORS["a"].numpy())
 
 
 def test_large_files_have_64_bit_places(tmp_path: Path) -> None:

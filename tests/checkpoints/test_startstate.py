@@ -1,7 +1,6 @@
 """Trained start states: which way they lie, and whom they belong to."""
 
 import random
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import safetensors.torch
 import torch
 
 from rwkv_chat.checkpoints.startstate import read_start
+from rwkv_chat.commands.memory import peak_memory, reset_peak_memory
 from rwkv_chat.engine.select import load_model
 from rwkv_chat.errors import SnapshotError
 from rwkv_chat.models.spec import ModelSpec
@@ -94,7 +94,8 @@ def test_damage_is_refused_or_harmless(tmp_path: Path) -> None:
     data = (tmp_path / "s.pth").read_bytes()
     places, dice = structure(tmp_path / "s.pth", data), random.Random(1)
     path = tmp_path / "bad.pth"
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reset_peak_memory()
+    before = peak_memory()
     sentences = []
     for _ in range(COUNT):
         path.unlink(missing_ok=True)
@@ -105,4 +106,4 @@ def test_damage_is_refused_or_harmless(tmp_path: Path) -> None:
             sentences.append(str(error))
     assert len(sentences) > COUNT // 4
     assert [s for s in sentences if not (s.endswith(".") and s.isprintable())] == []
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    assert peak_memory() - before < 200_000_000

@@ -50,8 +50,9 @@ SHAPES = {
         spec_of("7a", n_embd=128, head_size=64, n_ffn=512, rank_w=32, rank_g=64),
     ],
 }
-CASES = [(generation, number) for generation in SHAPES for number in range(3)]
-EXPONENTIAL = {("5.0", 1), ("5.1", 0)}  # these files hold time_first
+SHAPES["5.0"] *= 2  # in both forms of the bonus
+CASES = [(generation, number) for generation in SHAPES for number in range(len(SHAPES[generation]))]
+EXPONENTIAL = {("5.0", 3), ("5.0", 4), ("5.0", 5), ("5.1", 0)}  # these files hold time_first
 Logits = dict[tuple[str, int], tuple[Path, dict[str, np.ndarray]]]
 
 
