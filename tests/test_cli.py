@@ -539,6 +539,15 @@ def test_info_says_how_far_a_model_remembers() -> None:
     assert "remembers" not in run("models", "info", str(model_file())).stdout
 
 
+def test_ask_says_how_far_a_model_remembers() -> None:
+    more = ("--max-tokens", "3", "--seed", "1", "--json")
+    result = run("ask", "More than fourteen tokens.", "--model", str(model_file("1")), *more)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["tokens"] <= 3
+    assert result.stderr.count("tiny1 remembers at most 14 tokens; whenever they are full") == 1
+    assert "remembers" not in ask("Hello").stderr
+
+
 def test_a_generation_may_be_named_and_is_remembered_by_convert() -> None:
     path = str(model_file("4"))
 
