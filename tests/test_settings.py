@@ -46,6 +46,7 @@ SETTINGS = st.builds(
         Own,
         user=st.sampled_from(["Bob:", "<|user|>\n", "\u4f60"]),
         separator=st.sampled_from(["\n\n", "</s>", "\x7f"]),
+        base=st.sampled_from(["chat", "g1", "raven-instruction"]),
     ),
 )
 
@@ -84,6 +85,11 @@ def test_only_what_differs_is_written() -> None:
         "[sampling]",
         "seed = 7",
     ]
+
+
+def test_an_own_template_of_before_is_like_chat() -> None:
+    write('[own]\nuser = "Me:"\n')
+    assert Settings.load().own == Own(user="Me:", base="chat")
 
 
 def test_the_generation_of_a_file_is_remembered(tmp_path: Path) -> None:
