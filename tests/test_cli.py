@@ -588,6 +588,9 @@ def test_an_epsilon_may_be_given_and_is_remembered_by_convert() -> None:
     assert info(path)["group norm eps"] == "1e-05"
     found = Settings.load().overrides_of(path)
     assert found == {"group_norm_eps": 1e-5}
+    kept = run("models", "convert", str(path), "--weights", "f32", "--output", "mine")
+    assert kept.returncode == 0, kept.stderr
+    assert info("mine")["group norm eps"] == "1e-05"
     settings = compose.choose(SimpleNamespace(model=str(path), weights="f32"))  # type: ignore[arg-type]
     assert compose.opener(settings)().spec.group_norm_eps == 1e-5
     with compose.open_session(settings, Options()) as session:

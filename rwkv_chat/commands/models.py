@@ -141,9 +141,10 @@ def _convert(options: argparse.Namespace, *, as_json: bool) -> int:
 
     source = catalog.find(options.model)
     given = compose.overrides_in(options)
+    settings = Settings.load().with_overrides(source, given)
+    chosen = settings.overrides_of(source)
     if given:
-        settings = Settings.load().with_overrides(source, given)
-        inspect(source, Overrides(**settings.overrides_of(source)))
+        inspect(source, Overrides(**chosen))
         settings.save()
     shown = sys.stderr.isatty()
 
@@ -156,6 +157,8 @@ def _convert(options: argparse.Namespace, *, as_json: bool) -> int:
         path = convert(source, options.weights, progress)
     else:
         path = convert_named(source, options.weights, options.output, adapter, progress)
+        if chosen:
+            Settings.load().with_overrides(path, chosen).save()
     if shown:
         print("\r\x1b[K", end="", file=sys.stderr)
     found = {"path": str(path), "weights": options.weights}
