@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from rwkv_chat import paths
 from rwkv_chat.chat.own import Own, named
@@ -25,7 +26,8 @@ __all__ = ["Settings"]
 
 _FILE = "settings.toml"
 _MAX_BYTES = 1 << 20
-_TABLES = ("sampling", "own", "generations")
+_OVERRIDES = {"generation": "generations", "group_norm_eps": "group_norm_eps", "key_eps": "key_eps"}
+_TABLES = ("sampling", "own", *_OVERRIDES.values())
 _RANGES: dict[str, tuple[float, float]] = {
     "threads": (0, 1024),
     "max_tokens": (1, 1_000_000),
@@ -44,7 +46,7 @@ class Settings:
     conversation. `max_tokens` bounds one answer. `theme` "" means the default one.
     `store_budget_gb` bounds the snapshots on disk, in units of 10^9 bytes. `generations` names the
     generation of RWKV for model files, by their absolute path, that are to be opened as another one
-    than is found.
+    than is found; `group_norm_eps` and `key_eps` likewise give their epsilons.
 
     Raises:
         UsageError: a value that cannot be used, named by its key.
@@ -63,6 +65,8 @@ class Settings:
     store_budget_gb: float = 2.0
     sampling: Sampling = field(default_factory=Sampling)
     generations: Mapping[str, str] = field(default_factory=dict)
+    group_norm_eps: Mapping[str, float] = field(default_factory=dict)
+    key_eps: Mapping[str, float] = field(default_factory=dict)
     own: Own = field(default_factory=Own)
 
     def __post_init__(self) -> None:
@@ -77,19 +81,32 @@ class Settings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UsageError(f"{name} must lie between {low} and {high}, not {value}.")
+        for name in ("group_norm_eps", "key_eps"):
+            for file, epsilon in getattr(self, name).items():
+                if not 0 < epsilon < 1:
+                    raise UsageError(
+                        f"in {name}, the epsilon of {file:.200} must lie between 0 and 1, "
+                        f"not {epsilon}."
+                    )
 
     @property
     def store_budget(self) -> int:
         """The bound of the snapshots on disk, in bytes."""
         return round(self.store_budget_gb * 1e9)
 
-    def generation_of(self, path: Path) -> str | None:
-        """The generation that a model file is to be opened as, where it was chosen."""
-        return self.generations.get(str(path.absolute()))
+    def overrides_of(self, path: Path) -> dict[str, Any]:
+        """What was chosen for a model file: generation and epsilons, as `load_model` takes them."""
+        key = str(path.absolute())
+        tables = {name: getattr(self, table) for name, table in _OVERRIDES.items()}
+        return {name: table[key] for name, table in tables.items() if key in table}
 
-    def with_generation(self, path: Path, generation: str) -> "Settings":
-        """The same, but that a model file is to be opened as `generation`."""
-        return replace(self, generations={**self.generations, str(path.absolute()): generation})
+    def with_overrides(self, path: Path, given: Mapping[str, Any]) -> "Settings":
+        """The same, but with these of `overrides_of` for a model file; the others stay."""
+        tables: dict[str, Any] = {
+            _OVERRIDES[name]: {**getattr(self, _OVERRIDES[name]), str(path.absolute()): value}
+            for name, value in given.items()
+        }
+        return replace(self, **tables)
 
     @classmethod
     def path(cls) -> Path:
@@ -110,6 +127,8 @@ class Settings:
             return cls()
         sampling = _checked(path, table.pop("sampling", {}), Sampling(), "sampling.")
         generations = _texts(path, table.pop("generations", {}), "generations")
+        group_norm_eps = _numbers(path, table.pop("group_norm_eps", {}), "group_norm_eps")
+        key_eps = _numbers(path, table.pop("key_eps", {}), "key_eps")
         own = _checked(path, table.pop("own", {}), Own(), "own.")
         values = _checked(path, table, cls(), "")
         try:
@@ -118,6 +137,8 @@ class Settings:
                 sampling=Sampling(**sampling),  # type: ignore[arg-type]
                 own=Own(**own),  # type: ignore[arg-type]
                 generations=generations,
+                group_norm_eps=group_norm_eps,
+                key_eps=key_eps,
             )
         except UsageError as error:
             raise SettingsError(f"{path}: {error} Correct the value or delete its line.") from error
@@ -136,9 +157,11 @@ class Settings:
             changed = _lines(getattr(self, name), getattr(Settings(), name))
             if changed:
                 lines += ["", f"[{name}]", *changed]
-        if self.generations:
-            lines += ["", "[generations]"]
-            lines += [f"{_literal(k)} = {_literal(v)}" for k, v in self.generations.items()]
+        for name in _OVERRIDES.values():
+            chosen = getattr(self, name)
+            if chosen:
+                lines += ["", f"[{name}]"]
+                lines += [f"{_literal(k)} = {_literal(v)}" for k, v in chosen.items()]
         try:
             # A link, as people use for files under version control, stays a link.
             with replacing(path.resolve()) as file:
@@ -212,6 +235,19 @@ def _texts(path: Path, table: object, key: str) -> dict[str, str]:
         if not isinstance(value, str):
             raise SettingsError(
                 f'{path}: in {key}, {name:.60} must be a text in "quotes", not {value!r:.60}. '
+                "Correct the value or delete its line."
+            )
+        values[name] = value
+    return values
+
+
+def _numbers(path: Path, table: object, key: str) -> dict[str, float]:
+    """The values of a table of numbers."""
+    values: dict[str, float] = {}
+    for name, value in _table(path, table, key).items():
+        if type(value) is not float and type(value) is not int:
+            raise SettingsError(
+                f"{path}: in {key}, {name:.60} must be a number, not {value!r:.60}. "
                 "Correct the value or delete its line."
             )
         values[name] = value

@@ -32,6 +32,7 @@ class FakeModel:
     template: str = "chat"
     state_bytes: int = 1000
     weights: str = "f32"
+    memory_limit: str = ""
     tokenizer: ByteTokenizer = field(default_factory=ByteTokenizer)
 
 

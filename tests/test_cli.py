@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,12 +28,14 @@ from rwkv_chat.commands import ask as ask_command
 from rwkv_chat.commands import chat as chat_command
 from rwkv_chat.commands import compose, doctor
 from rwkv_chat.commands import log as log_command
+from rwkv_chat.commands.arguments import parser
+from rwkv_chat.engine.model import Model
 from rwkv_chat.errors import EngineError, SettingsError
 from rwkv_chat.settings import Settings
 from rwkv_chat.store.conversations import Conversations
 from rwkv_chat.weights import WEIGHTS
 from tests.ggml_files import Kind, write_gguf, write_rwkvcpp
-from tests.seeded import official, random_weights, small_spec
+from tests.seeded import official, random_weights, shared_model, small_spec
 from tests.tiny import Desk, load, model_file
 
 COMMAND = [sys.executable, "-m", "rwkv_chat"]
@@ -539,6 +542,15 @@ def test_info_says_how_far_a_model_remembers() -> None:
     assert "remembers" not in run("models", "info", str(model_file())).stdout
 
 
+def test_ask_says_how_far_a_model_remembers() -> None:
+    more = ("--max-tokens", "3", "--seed", "1", "--json")
+    result = run("ask", "More than fourteen tokens.", "--model", str(model_file("1")), *more)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["tokens"] <= 3
+    assert result.stderr.count("tiny1 remembers at most 14 tokens; whenever they are full") == 1
+    assert "remembers" not in ask("Hello").stderr
+
+
 def test_a_generation_may_be_named_and_is_remembered_by_convert() -> None:
     path = str(model_file("4"))
 
@@ -562,6 +574,67 @@ def test_a_generation_may_be_named_and_is_remembered_by_convert() -> None:
         assert wrong.returncode in {1, 2}
         assert 'cannot be opened as generation "7". It can be opened as 3, 4.' in wrong.stderr
     assert generation() == "3"
+
+
+def test_an_epsilon_may_be_given_and_is_remembered_by_convert() -> None:
+    path = model_file("5.2")
+    assert info(path)["group norm eps"] == "0.00064"
+    assert "key eps" not in info(path)
+    shown = run("models", "info", str(path), "--group-norm-eps", "1e-5").stdout
+    assert "group norm eps    1e-05\n" in shown
+    assert info(path)["group norm eps"] == "0.00064"
+    made = run("models", "convert", str(path), "--group-norm-eps", "1e-5", "--weights", "f32")
+    assert made.returncode == 0, made.stderr
+    assert info(path)["group norm eps"] == "1e-05"
+    found = Settings.load().overrides_of(path)
+    assert found == {"group_norm_eps": 1e-5}
+    kept = run("models", "convert", str(path), "--weights", "f32", "--output", "mine")
+    assert kept.returncode == 0, kept.stderr
+    assert info("mine")["group norm eps"] == "1e-05"
+    settings = compose.choose(SimpleNamespace(model=str(path), weights="f32"))  # type: ignore[arg-type]
+    assert compose.opener(settings)().spec.group_norm_eps == 1e-5
+    with compose.open_session(settings, Options()) as session:
+        heard: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
+        session.subscribe(heard.put)
+        session.open_model(str(path))
+        while not isinstance(heard.get(timeout=30), events.ModelReady):
+            pass
+        model = session.model(str(path))
+        assert isinstance(model, Model)
+        assert model.spec.group_norm_eps == 1e-5
+
+    old = model_file("3")
+    assert info(old)["key eps"] == "1e-08"
+    other = run("models", "info", str(old), "--key-eps", "1e-9").stdout
+    assert "key eps           1e-09\n" in other
+
+
+@pytest.mark.parametrize("value", ["0", "1", "nan", "inf", "-1e-5", "small"])
+@pytest.mark.parametrize("option", ["--group-norm-eps", "--key-eps"])
+def test_an_epsilon_is_checked(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["ask", "Hi", f"{option}={value}"])
+    assert f"must be a number between 0 and 1, not {value}" in capsys.readouterr().err
+
+
+def test_an_epsilon_that_the_model_has_not_is_refused() -> None:
+    for command in (["ask", "Hi", "--model"], ["bench", "--model"], ["models", "convert"]):
+        wrong = run(*command, str(model_file("4")), "--group-norm-eps", "1e-5")
+        assert wrong.returncode in {1, 2}
+        assert "RWKV-4 has no group norm" in wrong.stderr
+        wrong = run(*command, str(model_file("4")), "--key-eps", "1e-5")
+        assert "RWKV-4 adds no epsilon" in wrong.stderr
+    assert Settings.load() == Settings()
+
+
+def test_the_published_logits_come_out_with_the_epsilon_of_the_training() -> None:
+    path = shared_model("tiny-rwkv-5v2-730K.pth")
+    expected = np.load(shared_model("expected-logits-5v2-730K.npy"))
+    arguments = ["bench", "--model", str(path), "--weights", "f32"]
+    for more, right in (([], False), (["--group-norm-eps", "1e-5"], True)):
+        settings = compose.choose(parser().parse_args([*arguments, *more]))
+        logits, _ = compose.opener(settings)().forward([34, 105, 110])
+        assert (np.abs(logits - expected).max() <= 1e-5) == right
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)

@@ -17,6 +17,7 @@ from rwkv_chat.settings import Settings
 from rwkv_chat.weights import WEIGHTS
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+EPSILONS = st.floats(0, 1, exclude_min=True, exclude_max=True)
 SAMPLINGS = st.builds(
     Sampling,
     temperature=st.floats(0, 10),
@@ -42,10 +43,13 @@ SETTINGS = st.builds(
     store_budget_gb=st.floats(0.05, 1e6),
     sampling=SAMPLINGS,
     generations=st.dictionaries(TEXT, TEXT, max_size=3),
+    group_norm_eps=st.dictionaries(TEXT, EPSILONS, max_size=3),
+    key_eps=st.dictionaries(TEXT, EPSILONS, max_size=3),
     own=st.builds(
         Own,
         user=st.sampled_from(["Bob:", "<|user|>\n", "\u4f60"]),
         separator=st.sampled_from(["\n\n", "</s>", "\x7f"]),
+        base=st.sampled_from(["chat", "g1", "raven-instruction"]),
     ),
 )
 
@@ -86,14 +90,30 @@ def test_only_what_differs_is_written() -> None:
     ]
 
 
-def test_the_generation_of_a_file_is_remembered(tmp_path: Path) -> None:
+def test_an_own_template_of_before_is_like_chat() -> None:
+    write('[own]\nuser = "Me:"\n')
+    assert Settings.load().own == Own(user="Me:", base="chat")
+
+
+def test_how_a_file_is_opened_is_remembered(tmp_path: Path) -> None:
     first, second = tmp_path / "a.pth", tmp_path / 'b "c".pth'
-    Settings(threads=2).with_generation(first, "3").with_generation(second, "4").save()
+    chosen = Settings(threads=2).with_overrides(first, {"generation": "3", "key_eps": 1e-9})
+    chosen.with_overrides(second, {"group_norm_eps": 1e-5}).save()
     found = Settings.load()
     assert found.threads == 2
-    assert (found.generation_of(first), found.generation_of(second)) == ("3", "4")
-    assert found.generation_of(tmp_path / "d.pth") is None
-    assert found.with_generation(first, "4").generation_of(first) == "4"
+    assert found.overrides_of(first) == {"generation": "3", "key_eps": 1e-9}
+    assert found.overrides_of(second) == {"group_norm_eps": 1e-5}
+    assert found.overrides_of(tmp_path / "d.pth") == {}
+    again = found.with_overrides(first, {"generation": "4"})
+    assert again.overrides_of(first) == {"generation": "4", "key_eps": 1e-9}
+
+
+@pytest.mark.parametrize("table", ["group_norm_eps", "key_eps"])
+@pytest.mark.parametrize("value", ["0", "0.0", "1", "-1e-5", "nan", "inf", "true", '"1e-5"'])
+def test_an_epsilon_of_nonsense_is_refused(table: str, value: str) -> None:
+    write(f'[{table}]\n"/m.pth" = {value}\n')
+    with pytest.raises(SettingsError, match=rf"{table}, .*/m.pth must (be|lie) .*Correct"):
+        Settings.load()
 
 
 def test_the_file_is_private_and_replaced_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,12 @@ class Models:
         for each in waiting:
             with suppress(Exception):
                 each.ready(model)
+        self.announce(name, model)
+
+    def announce(self, name: str, model: Model) -> None:
+        """Tell how far a model remembers, where that is limited, and that it can answer."""
+        if model.memory_limit:
+            self._emit(events.Notice(f"{model.name} {model.memory_limit}."))
         self._emit(events.ModelReady(name, model.description, model.state_bytes))
 
     def _make_room(self) -> None:

@@ -1,6 +1,6 @@
 """A template that a person writes."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from rwkv_chat.chat import templates
 from rwkv_chat.chat.templates import Template
@@ -19,6 +19,8 @@ _MAX_LENGTH = 64
 class Own:
     """The labels of turns and what separates them; `system` may be empty.
 
+    `base` names the template that it is like in all else.
+
     Raises:
         UsageError: a part that cannot be used, with its name.
     """
@@ -27,6 +29,7 @@ class Own:
     assistant: str = "Assistant:"
     separator: str = "\n\n"
     system: str = "System:"
+    base: str = "chat"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -50,6 +53,14 @@ class Own:
                     f"The {name} part of your template must not hold the separator: "
                     "nobody could tell where a turn ends."
                 )
+        base = templates.get(self.base)
+        if not base.labels:
+            raise UsageError(f"Your template cannot be like {self.base}, which has no labels.")
+        if self.separator in base.material:
+            raise UsageError(
+                f"The separator of your template must not stand in {base.material!r}, which "
+                f"labels the material in a template like {self.base}."
+            )
 
     def template(self) -> Template:
         """What conversations are written with."""
@@ -57,14 +68,26 @@ class Own:
         user, assistant, system = (
             label.rstrip(" ") for label in (self.user, self.assistant, self.system)
         )
-        return Template(OWN, user, assistant, system, self.separator)
+        base = templates.get(self.base)
+        return replace(
+            base,
+            name=OWN,
+            user=user,
+            assistant=assistant,
+            system=system,
+            separator=self.separator,
+            # Only what begins lines can be told apart, and so made harmless, within an answer.
+            paragraphs=base.paragraphs and not self.separator.strip("\n"),
+        )
 
     @classmethod
     def like(cls, template: Template) -> "Own":
-        """The parts of another template, to change them; the usual ones where it has no labels."""
+        """The parts of a known template, to change them; the usual ones where it has no labels."""
         if not template.labels:
             return cls()
-        return cls(template.user, template.assistant, template.separator, template.system)
+        return cls(
+            template.user, template.assistant, template.separator, template.system, template.name
+        )
 
 
 def choices() -> list[str]:

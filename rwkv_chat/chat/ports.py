@@ -129,6 +129,10 @@ class Model(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def memory_limit(self) -> str:
+        """How far it remembers, to follow its name in a sentence; "" where nothing limits it."""
+
+    @property
     def description(self) -> str:
         """For people, such as "RWKV-7 0.1B, bf16, native avx512, 2 threads"."""
 

@@ -147,7 +147,7 @@ class Session:
         model = self._models.get(name)
         self._models.want(name, Waiting(ready, failed))
         if model is not None:
-            self._emit(events.ModelReady(name, model.description, model.state_bytes))
+            self._models.announce(name, model)
 
     def show(self, conversation_ids: Collection[str]) -> None:
         """These are on screen: their models stay open when another one is."""

@@ -23,6 +23,7 @@ from rwkv_chat.weights import WEIGHTS
 __all__ = ["ConvertedModel", "FileInfo", "inspect", "open_model", "verify"]
 
 _VERIFIED_SIZE = 32 << 20
+_AS_FOUND = Overrides()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,18 +177,18 @@ def _verify_payload(file: safetensors.TensorFile) -> None:
         )
 
 
-def inspect(path: Path, generation: str | None = None) -> FileInfo:
+def inspect(path: Path, overrides: Overrides = _AS_FOUND) -> FileInfo:
     """What a model file holds, from its headers alone.
 
     Args:
         path: the file.
-        generation: as for `open_model`.
+        overrides: as for `open_model`.
 
     Raises:
-        CheckpointError: the file cannot be used. UsageError: it cannot be of that generation.
+        CheckpointError: the file cannot be used. UsageError: it cannot be so.
     """
     source = read_source(path)
-    spec = Overrides(generation=generation).apply(source.spec)
+    spec = overrides.apply(source.spec)
     sizes = {
         weights: sum(
             int(np.prod(shape, dtype=np.int64)) * safetensors.DTYPES[dtype].itemsize

@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         each.add_argument(
             "model", type=_model, metavar="MODEL", help="a name from the list, or a path"
         )
-        _generation_argument(each, suppress=False)
+        _override_arguments(each, suppress=False)
     convert.add_argument("--weights", choices=WEIGHTS, default="bf16", help=_WEIGHTS_HELP)
     convert.add_argument(
         "--lora", metavar="FILE", help="merge an adapter into it: LoRA, PiSSA, Bone or DiSHA"
@@ -163,16 +163,32 @@ def _model_arguments(parser: argparse.ArgumentParser, *, suppress: bool) -> None
         default=default,
         help="the vocabulary of the model, where it is not found beside it",
     )
-    _generation_argument(parser, suppress=suppress)
+    _override_arguments(parser, suppress=suppress)
 
 
-def _generation_argument(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
+def _override_arguments(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
+    default = argparse.SUPPRESS if suppress else None
     parser.add_argument(
         "--generation",
         metavar="G",
-        default=argparse.SUPPRESS if suppress else None,
+        default=default,
         help="open the file as this generation of RWKV, such as 3 where 4 was found "
         "(`models convert` remembers it)",
+    )
+    parser.add_argument(
+        "--group-norm-eps",
+        type=_epsilon,
+        metavar="X",
+        default=default,
+        help="the epsilon of its group norm, such as 1e-5, where it is not the official one; "
+        "no file says so (remembered likewise)",
+    )
+    parser.add_argument(
+        "--key-eps",
+        type=_epsilon,
+        metavar="X",
+        default=default,
+        help="what RWKV-2 and 3 add to the sum of their keys, such as 1e-9 (remembered likewise)",
     )
 
 
@@ -195,6 +211,16 @@ def _rate(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be above 0, not {value}")
+    return value
+
+
+def _epsilon(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, not {text:.40}")
     return value
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rwkv_chat import paths
 from rwkv_chat.chat.options import Options
@@ -19,7 +19,7 @@ from rwkv_chat.store.conversations import Conversations
 if TYPE_CHECKING:
     from rwkv_chat.engine.model import Model
 
-__all__ = ["choose", "defaults", "open_session", "open_store", "opener"]
+__all__ = ["choose", "defaults", "open_session", "open_store", "opener", "overrides_in"]
 
 
 def choose(options: argparse.Namespace) -> Settings:
@@ -31,10 +31,17 @@ def choose(options: argparse.Namespace) -> Settings:
         if given["tokenizer"] is None:
             given["tokenizer"] = ""  # that of the settings belongs to the model of the settings
     chosen = replace(Settings.load(), **{k: v for k, v in given.items() if v is not None})
-    generation = getattr(options, "generation", None)
-    if generation is None:
+    overrides = overrides_in(options)
+    if not overrides:
         return chosen
-    return chosen.with_generation(find(chosen.model or EMBEDDED), generation)
+    return chosen.with_overrides(find(chosen.model or EMBEDDED), overrides)
+
+
+def overrides_in(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of `Settings.overrides_of` that the command line names."""
+    names = ("generation", "group_norm_eps", "key_eps")
+    given = {name: getattr(options, name, None) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def opener(settings: Settings) -> "Callable[[], Model]":
@@ -48,8 +55,8 @@ def opener(settings: Settings) -> "Callable[[], Model]":
         settings.weights,
         settings.device,
         threads=settings.threads or None,
-        generation=settings.generation_of(path),
         tokenizer=settings.tokenizer or None,
+        **settings.overrides_of(path),
     )
 
 
@@ -87,7 +94,7 @@ def open_session(settings: Settings, options: Options) -> Iterator[Session]:
         tokenizers = {model: settings.tokenizer} if settings.tokenizer else {}
         threads = settings.threads or None
         library = LocalLibrary(
-            settings.weights, threads, settings.generations, tokenizers, settings.device
+            settings.weights, threads, settings.overrides_of, tokenizers, settings.device
         )
         session = Session(store, Worker(library, store.snapshots), options)
         closing.callback(session.close)

@@ -5,14 +5,16 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rwkv_chat.commands import compose
 from rwkv_chat.errors import UsageError
 from rwkv_chat.text.display import clean
 
 if TYPE_CHECKING:
     from rwkv_chat.checkpoints.adapter import Adapter
     from rwkv_chat.checkpoints.open import FileInfo
+    from rwkv_chat.models.spec import ModelSpec
 
 __all__ = ["run"]
 
@@ -21,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     """Dispatch on the action."""
     as_json = getattr(options, "json", False)
     if options.action == "info":
-        return _info(options.model, options.generation, as_json=as_json)
+        return _info(options.model, compose.overrides_in(options), as_json=as_json)
     if options.action == "convert":
         return _convert(options, as_json=as_json)
     return _list(as_json=as_json)
@@ -41,15 +43,17 @@ def _list(*, as_json: bool) -> int:
     return 0
 
 
-def _info(name: str, generation: str | None, *, as_json: bool) -> int:
+def _info(name: str, given: dict[str, Any], *, as_json: bool) -> int:
     from rwkv_chat.checkpoints import catalog
     from rwkv_chat.checkpoints.open import inspect
+    from rwkv_chat.checkpoints.overrides import Overrides
     from rwkv_chat.engine import memory
     from rwkv_chat.engine.select import needed_bytes
     from rwkv_chat.settings import Settings
 
     path = catalog.find(name)
-    found = inspect(path, generation or Settings.load().generation_of(path))
+    chosen = Settings.load().with_overrides(path, given).overrides_of(path)
+    found = inspect(path, Overrides(**chosen))
     needs = {weights: needed_bytes(found, weights) for weights in found.weights_bytes}
     available = memory.available_bytes()
     fits = {w: available is None or memory.fits(n, available) for w, n in needs.items()}
@@ -79,6 +83,7 @@ def _rows(
         "layers": f"{spec.n_layer}",
         "width": f"{spec.n_embd}, hidden {spec.n_ffn}",
         "heads": f"{spec.n_head} of {spec.head_size}" if spec.n_head else "none",
+        **_epsilons(spec),
         "vocabulary": f"{spec.vocab_size:,} tokens",
         "tokenizer": _tokenizer(found),
         "template": found.template,
@@ -100,6 +105,16 @@ def _rows(
     return rows
 
 
+def _epsilons(spec: "ModelSpec") -> dict[str, str]:
+    """Those that the model uses."""
+    rows = {}
+    if spec.parts.has_group_norm:
+        rows["group norm eps"] = f"{spec.group_norm_eps:g}"
+    if spec.parts.key_eps:
+        rows["key eps"] = f"{spec.key_eps:g}"
+    return rows
+
+
 def _tokenizer(found: "FileInfo") -> str:
     """Its kind, and the file that has it where it does not come with the application."""
     from rwkv_chat.checkpoints.folder import find_files
@@ -116,17 +131,21 @@ def _tokenizer(found: "FileInfo") -> str:
 
 
 def _convert(options: argparse.Namespace, *, as_json: bool) -> int:
-    """Convert a model; the generation that it is to be opened as is remembered."""
+    """Convert a model; what it is to be opened as is remembered: generation, epsilons."""
     from rwkv_chat.checkpoints import catalog
     from rwkv_chat.checkpoints.convert import convert
     from rwkv_chat.checkpoints.named import convert_named
     from rwkv_chat.checkpoints.open import inspect
+    from rwkv_chat.checkpoints.overrides import Overrides
     from rwkv_chat.settings import Settings
 
     source = catalog.find(options.model)
-    if options.generation is not None:
-        inspect(source, options.generation)
-        Settings.load().with_generation(source, options.generation).save()
+    given = compose.overrides_in(options)
+    settings = Settings.load().with_overrides(source, given)
+    chosen = settings.overrides_of(source)
+    if given:
+        inspect(source, Overrides(**chosen))
+        settings.save()
     shown = sys.stderr.isatty()
 
     def progress(step: str, fraction: float) -> None:
@@ -138,6 +157,8 @@ def _convert(options: argparse.Namespace, *, as_json: bool) -> int:
         path = convert(source, options.weights, progress)
     else:
         path = convert_named(source, options.weights, options.output, adapter, progress)
+        if chosen:
+            Settings.load().with_overrides(path, chosen).save()
     if shown:
         print("\r\x1b[K", end="", file=sys.stderr)
     found = {"path": str(path), "weights": options.weights}

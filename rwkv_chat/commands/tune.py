@@ -49,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
     recurrence, slow = tune.recurrence_for(spec)
     if slow:
         _say(slow)
-    frozen = tune.open_frozen(path, settings.weights, plan, recurrence)
+    epsilon = settings.overrides_of(path).get("group_norm_eps")
+    frozen = tune.open_frozen(path, settings.weights, plan, recurrence, epsilon)
     before = tune.measure(frozen, None, parts.held_out, plan)
     tuned = tune.tune(frozen, parts, plan, _Progress(plan))
     tune.start_state(model, tuned.states).save(options.out)

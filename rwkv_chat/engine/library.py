@@ -1,8 +1,8 @@
 """The models of this machine: what can be opened by name, and opening it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from rwkv_chat.chat.ports import ModelChoice, Progress
@@ -15,8 +15,9 @@ __all__ = ["LocalLibrary"]
 
 
 class LocalLibrary:
-    """Opens models as the person chose: weight type, device, number of threads, for some files (by
-    their absolute path) the generation, and for some models (by name) the vocabulary file.
+    """Opens models as the person chose: weight type, device, number of threads, for some files the
+    generation or epsilons (`overrides` gives them as `load_model` takes them), and for some models
+    (by name) the vocabulary file.
 
     A file that is open already is not loaded a second time: whoever asks gets the same model.
     """
@@ -25,14 +26,14 @@ class LocalLibrary:
         self,
         weights: str,
         threads: int | None,
-        generations: Mapping[str, str],
+        overrides: Callable[[Path], Mapping[str, Any]],
         tokenizers: Mapping[str, str],
         device: str = "cpu",
     ) -> None:
         self._weights = weights
         self._device = device
         self._threads = threads
-        self._generations = generations
+        self._overrides = overrides
         self._tokenizers = tokenizers
         self._loaded: WeakValueDictionary[object, Model] = WeakValueDictionary()
 
@@ -48,9 +49,9 @@ class LocalLibrary:
         from rwkv_chat.engine.select import load_model  # slow: numpy comes with it
 
         path = catalog.find(name)
-        generation = self._generations.get(str(path.absolute()))
+        overrides = self._overrides(path)
         tokenizer = self._tokenizers.get(name)
-        key = (*_identity(path), generation, tokenizer)
+        key = (*_identity(path), *sorted(overrides.items()), tokenizer)
         model = self._loaded.get(key)
         if model is None:
             model = self._loaded[key] = load_model(
@@ -59,8 +60,8 @@ class LocalLibrary:
                 self._device,
                 threads=self._threads,
                 progress=progress,
-                generation=generation,
                 tokenizer=tokenizer,
+                **overrides,
             )
         return model
 

@@ -123,11 +123,16 @@ class Model:
         return 4 * self.backend.layout.size
 
     @property
+    def memory_limit(self) -> str:
+        """What its user should know of how far it remembers; "" where no limit is built in."""
+        return self.spec.memory_limit
+
+    @property
     def description(self) -> str:
         """For people."""
         millions = self.spec.n_parameters / 1e6
         size = f"{millions / 1000:.1f}B" if millions >= 1000 else f"{millions:.0f}M"
-        limit = f"; {self.spec.memory_limit}" if self.spec.memory_limit else ""
+        limit = f"; {self.memory_limit}" if self.memory_limit else ""
         return f"RWKV-{self.spec.generation} {size}, {self.weights}, {self.backend.name}{limit}"
 
     def forward(self, ids: Sequence[int], state: State | None = None) -> tuple[F32, State]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from rwkv_chat.chat.ports import Progress
 from rwkv_chat.checkpoints.folder import find_files
 from rwkv_chat.checkpoints.open import ConvertedModel, FileInfo, inspect, open_model
+from rwkv_chat.checkpoints.overrides import Overrides
 from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.devices import check_device
 from rwkv_chat.engine import memory
@@ -62,7 +63,7 @@ def load_model(
     check_device(device)
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}.")
-    found = inspect(Path(path), generation)
+    found = inspect(Path(path), Overrides(group_norm_eps, key_eps, generation))
     if weights not in found.weights_bytes:
         known = " or ".join(found.weights_bytes)
         raise UsageError(f"There is no weights type {weights!r}; use {known}.")

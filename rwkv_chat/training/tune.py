@@ -114,15 +114,21 @@ def recurrence_for(spec: ModelSpec) -> tuple[Recurrence, str]:
 
 
 def open_frozen(
-    path: Path, weights: str, plan: Plan, recurrence: Recurrence = recur_from_slowly
+    path: Path,
+    weights: str,
+    plan: Plan,
+    recurrence: Recurrence = recur_from_slowly,
+    group_norm_eps: float | None = None,
 ) -> Goose:
     """The model of a file with the values of that weights type, in float32, not trainable.
+
+    `group_norm_eps` replaces that of the file.
 
     Raises:
         CheckpointError: the file cannot be used.
         MemoryLimitError: there is too little memory for it and for what `plan` needs.
     """
-    converted = open_model(path, weights)
+    converted = open_model(path, weights, group_norm_eps=group_norm_eps)
     spec = converted.spec
     kept = _KEPT + (0 if recurrence is recur_from else 4 * spec.head_size)
     floats = plan.batch * plan.length * spec.n_layer * spec.n_embd * kept

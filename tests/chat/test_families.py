@@ -23,6 +23,10 @@ OWNS = [
     Own("Q", "A", "aa", "a").template(),
     Own("U:", "B:", " | ", "").template(),
     Own("U:", "B:", "#", "").template(),
+    Own("U:", "B:", "\n", "S:", "g1").template(),
+    Own("U:", "B:", "</s>", "", "g1").template(),
+    Own("U:", "B:", "\n\n\n", "", "raven-instruction").template(),
+    Own("U:", "B:", "</s>\n", "", "raven-instruction").template(),
 ]
 ALL = [*LABELLED, *OWNS]
 
@@ -188,6 +192,10 @@ def test_a_model_gets_the_template_of_its_family(tokenizer: str, name: str, temp
         ({"system": "x" * 65}, "system part of your template must be a text of at most 64"),
         ({"user": "\ud800"}, "user part of your template must be a text"),
         ({"separator": "\0"}, "separator part of your template must be a text"),
+        ({"base": "raw"}, "cannot be like raw, which has no labels"),
+        ({"base": "poem"}, "no template 'poem'"),
+        ({"base": "own"}, "no template 'own'"),
+        ({"base": "raven-instruction", "separator": "\n"}, "must not stand in '# Input:.n'"),
         ({"user": 7}, "user part of your template must be a text"),
     ],
 )
@@ -210,10 +218,9 @@ def test_an_own_template_writes_what_it_says() -> None:
 def test_any_template_can_be_the_beginning_of_an_own_one() -> None:
     for template in LABELLED:
         own = Own.like(template)
-        assert own.template() == replace(
-            Template(OWN), user=template.user, assistant=template.assistant,
-            system=template.system, separator=template.separator,
-        )  # fmt: skip
+        assert own.template() == replace(template, name=OWN)
+        changed = replace(own, user="Me:").template()
+        assert changed == replace(template, name=OWN, user="Me:")
     assert Own.like(templates.get("raw")) == Own()
 
 

@@ -333,6 +333,17 @@ def test_a_model_that_is_not_open_yet_is_opened_for_the_answer() -> None:
     assert later.model(later.model_name(conversation)) is bench.engine.shelf["old"]
 
 
+def test_a_limited_memory_is_told_whenever_the_model_is_chosen() -> None:
+    bench = Bench(FakeModel(memory_limit="remembers at most 14 tokens"))
+    for _ in range(2):  # opened, and open already
+        bench.open("fake")
+        assert bench.of(events.Notice) == [events.Notice("fake remembers at most 14 tokens.")]
+        bench.events.clear()
+    other = Bench(FakeModel())
+    other.open("fake")
+    assert other.of(events.Notice) == []
+
+
 def test_models_that_no_pane_shows_make_room_for_another() -> None:
     bench = Bench(FakeModel(name="a"))
     bench.engine.shelf |= {name: FakeModel(name=name) for name in "bcd"}

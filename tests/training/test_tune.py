@@ -117,6 +117,18 @@ def test_a_start_state_is_one_that_has_read_nothing(tmp_path: Path) -> None:
     assert not layers[:, -32:].any()
 
 
+def test_the_frozen_model_has_the_epsilon_that_was_chosen() -> None:
+    model = load_model(model_file(), "f32", threads=1, group_norm_eps=0.1)
+    expected = model.forward(IDS)[0]
+    zeros = torch.zeros(2, 2, 16, 16)
+    for epsilon, agrees in ((0.1, True), (None, False)):
+        frozen = open_frozen(model_file(), "f32", Plan(), group_norm_eps=epsilon)
+        with torch.no_grad():
+            logits = frozen(torch.tensor([IDS]), zeros.unbind())[0, -1].numpy()
+        close = np.abs(logits - expected).max() < 2e-4 * np.abs(expected).max()
+        assert close == agrees
+
+
 @pytest.mark.parametrize(
     ("weights", "bound"), [("f32", 2e-4), ("bf16", 5e-3), ("q8", 0.05), ("q4", 0.05)]
 )

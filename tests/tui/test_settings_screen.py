@@ -1,9 +1,12 @@
 """The dialog of settings: templates by name, and those that people write."""
 
+from dataclasses import replace
+
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from rwkv_chat.chat import templates
 from rwkv_chat.chat.own import Own
 from rwkv_chat.chat.tree import Role
 from rwkv_chat.tui.app import ChatApp
@@ -80,7 +83,9 @@ async def test_a_changed_part_makes_the_template_the_persons_own() -> None:
         await pilot.pause()
         options = session.options(app.current)
         assert options.template == "own"
-        assert options.own == Own("# Instruction:\n", "Bot\\nick:\n", "\n\n", "")
+        assert options.own == Own(
+            "# Instruction:\n", "Bot\\nick:\n", "\n\n", "", "raven-instruction"
+        )
         screen = await _open_settings(app, pilot)
         assert _parts(screen)[:2] == ["# Instruction:\\n", "Bot\\\\nick:\\n"]
         screen.query_one("#own-separator", Input).value = ""
@@ -90,3 +95,25 @@ async def test_a_changed_part_makes_the_template_the_persons_own() -> None:
         await pilot.press("escape")
         await pilot.pause()
         assert session.options(app.current) == options
+
+
+@asynchronous
+async def test_a_label_of_a_thinking_template_is_all_that_changes() -> None:
+    session = one_exchange()
+    async with running(session) as (app, pilot):
+        screen = await _open_settings(app, pilot)
+        assert screen.query_one("#template", Choice).value == ""  # fits: g1
+        screen.query_one("#own-user", Input).value = "Me:"
+        await pilot.pause()
+        screen.query_one("#own-system", Input).value = "Rules:"
+        await pilot.press("enter")
+        await pilot.pause()
+        options = session.options(app.current)
+        assert (options.template, options.own.base) == ("own", "g1")
+        g1 = templates.get("g1")
+        assert options.written_as("chat") == replace(g1, name="own", user="Me:", system="Rules:")
+        screen = await _open_settings(app, pilot)
+        screen.query_one("#own-user", Input).value = "I:"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert session.options(app.current).own == replace(options.own, user="I:")

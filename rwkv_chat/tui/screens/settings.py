@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.own import OWN, Own, choices, named
 from rwkv_chat.chat.sampling import Sampling
-from rwkv_chat.chat.templates import Think
+from rwkv_chat.chat.templates import Template, Think
 from rwkv_chat.errors import UsageError
 from rwkv_chat.text.display import clean, one_line
 from rwkv_chat.tui.widgets.choice import Choice
@@ -72,7 +72,8 @@ def parse_form(values: Mapping[str, str], before: Options) -> Options:
         raise UsageError(f"Start state must be a file, and there is no {start!r}.")
     own = before.own
     if values["template"] == OWN:
-        own = Own(**{part: _lines(values[f"own-{part}"]) for part in _PARTS})
+        parts = {part: _lines(values[f"own-{part}"]) for part in _PARTS}
+        own = Own(**parts, base=values["own-base"])
     return replace(
         before,
         sampling=Sampling(**numbers),  # type: ignore[arg-type]
@@ -113,6 +114,7 @@ class SettingsScreen(ModalScreen[Options | None]):
         self._whose = whose
         self._fitting = fitting
         self._own = self._texts(OWN)
+        self._base = options.own.base
 
     def compose(self) -> ComposeResult:
         """The form."""
@@ -163,9 +165,12 @@ class SettingsScreen(ModalScreen[Options | None]):
             return
         template = self.query_one("#template", Choice)
         texts = {part: self.query_one(f"#own-{part}", Input).value for part in _PARTS}
-        if template.value == OWN or texts != self._texts(template.value):
+        if template.value != OWN:
+            if texts == self._texts(template.value):
+                return
+            self._base = Own.like(self._template(template.value)).base
             template.value = OWN
-            self._own = texts
+        self._own = texts
 
     def on_input_submitted(self) -> None:
         """Enter in a field."""
@@ -175,6 +180,7 @@ class SettingsScreen(ModalScreen[Options | None]):
         """Check everything, and close when all of it can be used."""
         values = {field.id or "": field.value for field in self.query(Input)}
         values |= {choice.id or "": choice.value for choice in self.query(Choice)}
+        values["own-base"] = self._base
         try:
             options = parse_form(values, self._options)
         except UsageError as error:
@@ -188,8 +194,11 @@ class SettingsScreen(ModalScreen[Options | None]):
 
     def _texts(self, choice: str) -> dict[str, str]:
         """The parts of a template as the form shows them."""
-        template = named(choice or self._fitting or "chat", self._options.own)
+        template = self._template(choice)
         return {part: _one_line(getattr(template, part)) for part in _PARTS}
+
+    def _template(self, choice: str) -> Template:
+        return named(choice or self._fitting or "chat", self._options.own)
 
 
 def _row(title: str, note: str, field: Input | Choice) -> ComposeResult:
