@@ -74,8 +74,10 @@ def test_states_are_exchanged_with_the_cpu_both_ways(gpu: EmulatedGpu, kind: str
     for begin, end in ((backend, cpu), (cpu, backend)):
         _, state = begin.forward(first, None)
         logits, state = end.forward(second, state)
-        assert distance(logits, expected) < 3e-4  # q8 of the CPU rounds activations to 16 bits
-        assert distance(state, expected_state) < 3e-4
+        # The CPU rounds activations to bfloat16 or 8 bits, the GPU does not.
+        assert distance(logits, expected) < 0.05
+        assert distance(state, expected_state) < 0.05
+        assert distance(end.forward(second, None)[0], expected) > 0.2
 
 
 @pytest.mark.parametrize("kind", ["bf16", "q8", "q4"])
