@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import rwkv_chat
 from rwkv_chat import paths
 from rwkv_chat.checkpoints.open import open_model
 from rwkv_chat.engine.native import NativeBackend
@@ -14,7 +15,13 @@ from rwkv_chat.training.measure import bits_per_byte
 from tests.seeded import official, random_weights, shared_model, small_spec
 
 PROSE = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-CHAT = "User: What is a volcano?\n\nAssistant: A mountain that can throw out fire.\n\n" * 9
+CHAT = "\n\n".join(
+    line.replace("U:", "User:").replace("A:", "Assistant:")
+    for line in (Path(rwkv_chat.__file__).parent / "training/text/dialogues/f3_01.txt")
+    .read_text(encoding="utf-8")
+    .splitlines()
+    if line.startswith(("U:", "A:"))
+)[:5000]
 BOUNDS = {"bf16": 0.001, "q8": 0.01, "q4": 0.05}
 
 
