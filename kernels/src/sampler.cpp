@@ -113,19 +113,16 @@ std::size_t Sampler::cut_all(double total, const SamplingSettings& settings) {
     if (count <= top_k) return count;
     count = cut(count, static_cast<double>(top_k), Measure::count, last);
     // Of equal ones those with the lower ids stay.
-    std::size_t surplus = count - top_k;
-    for (std::size_t i = count; surplus > 0; --surplus) {
-        do --i;
-        while (kept_[i] != last);
-        std::move(kept_.begin() + static_cast<std::ptrdiff_t>(i) + 1,
-                  kept_.begin() + static_cast<std::ptrdiff_t>(count),
-                  kept_.begin() + static_cast<std::ptrdiff_t>(i));
-        std::move(ids_.begin() + static_cast<std::ptrdiff_t>(i) + 1,
-                  ids_.begin() + static_cast<std::ptrdiff_t>(count),
-                  ids_.begin() + static_cast<std::ptrdiff_t>(i));
-        --count;
+    const auto end = kept_.begin() + static_cast<std::ptrdiff_t>(count);
+    auto room = static_cast<std::ptrdiff_t>(top_k) -
+                std::count_if(kept_.begin(), end, [last](float weight) { return weight > last; });
+    std::size_t left = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (kept_[i] == last && room-- <= 0) continue;
+        kept_[left] = kept_[i];
+        ids_[left++] = ids_[i];
     }
-    return count;
+    return left;
 }
 
 // The place at which the sum of the weights before it passes the part `random` of the whole.
