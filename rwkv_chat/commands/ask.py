@@ -5,7 +5,6 @@ import json
 import queue
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from rwkv_chat.chat.session import Session
 from rwkv_chat.chat.tree import Finish, Turn
 from rwkv_chat.checkpoints.catalog import EMBEDDED, lasting
 from rwkv_chat.commands import compose
+from rwkv_chat.commands.narrate import narrate
 from rwkv_chat.commands.signals import exit_code
 from rwkv_chat.errors import EngineError, UsageError
 from rwkv_chat.settings import Settings
@@ -96,23 +96,16 @@ def _await_model(inbox: queue.SimpleQueue[events.Event]) -> None:
     while True:
         match inbox.get():
             case events.ModelLoading(name, step, fraction) if sys.stderr.isatty():
-                _narrate(f"{name}: {step} {fraction:4.0%}", end="")
+                narrate(f"{name}: {step} {fraction:4.0%}", end="")
                 shown = True
             case events.ModelReady():
                 if shown:
-                    _narrate("", end="")
+                    narrate("", end="")
                 return
             case events.ModelFailed(_, reason):
                 raise EngineError(reason)
             case events.Notice(text):
-                _narrate(text, end="\n")
-
-
-def _narrate(text: str, *, end: str) -> None:
-    """Say something on stderr; in a terminal it takes the place of what was said before."""
-    back = "\r\x1b[K" if sys.stderr.isatty() else ""
-    with suppress(OSError):  # an answer does not fail for want of its narration
-        print(back + clean(text), end=end, file=sys.stderr, flush=True)
+                narrate(text, end="\n")
 
 
 def _follow(
@@ -134,7 +127,7 @@ def _follow(
             event = inbox.get(timeout=_LAST_EVENT_SECONDS if code else None)
             match event:
                 case events.Prefilling(_, _, done, total) if total > 256 and sys.stderr.isatty():
-                    _narrate(f"reading {done}/{total}" if done < total else "", end="")
+                    narrate(f"reading {done}/{total}" if done < total else "", end="")
                 case events.AnswerGrew() if not as_json:
                     shown = _print_rest(event.text, shown)
                 case events.AnswerFinished(_, turn):
@@ -145,7 +138,7 @@ def _follow(
                         print(flush=True)
                     return code
                 case events.Notice(text):
-                    _narrate(text, end="\n")
+                    narrate(text, end="\n")
                 case events.AnswerFailed(_, turn_id, reason):
                     if shown:
                         print(flush=True)
@@ -159,7 +152,7 @@ def _follow(
                 raise
             code = exit_code(interruption)
             session.stop(conversation)
-            _narrate("stopped; the answer so far is kept", end="\n")
+            narrate("stopped; the answer so far is kept", end="\n")
 
 
 def _print_rest(text: str, shown: str) -> str:

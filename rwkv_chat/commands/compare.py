@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from rwkv_chat.commands import compose
 from rwkv_chat.commands.bench import Result, Work, measure
+from rwkv_chat.commands.narrate import show_progress
 from rwkv_chat.engine.native import count_cores
 from rwkv_chat.errors import CheckpointError, MemoryLimitError, RwkvChatError
 from rwkv_chat.settings import Settings
@@ -52,13 +53,13 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         for done in range(options.rounds):
             for way in ways:
                 if way.refusal is None:
-                    _tell(f"round {done + 1} of {options.rounds}: {_name(way)}")
+                    show_progress(f"round {done + 1} of {options.rounds}: {_name(way)}")
                     _measure(way, settings, Work.of(options))
         done = options.rounds
     except KeyboardInterrupt:
         if done == 0:
             raise
-    _tell("")
+    show_progress("")
     rows = [(way, median_of(way.results[:done])) for way in ways if way.results]
     if not rows:
         raise next(way.refusal for way in ways if way.refusal)
@@ -109,8 +110,3 @@ def _print_table(rows: Sequence[tuple[_Way, Result]], rounds: int) -> None:
             f"{r.bandwidth_fraction:6.0%} of {r.read_bandwidth_bytes_per_s / 1e9:.0f} GB/s "
             f"{r.load_s * 1000:5.0f} ms {r.peak_rss_bytes / 1e6:6.0f} MB"
         )
-
-
-def _tell(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkv_chat.commands import compose
+from rwkv_chat.commands.narrate import show_progress
 from rwkv_chat.errors import UsageError
 from rwkv_chat.text.display import clean
 
@@ -146,11 +146,9 @@ def _convert(options: argparse.Namespace, *, as_json: bool) -> int:
     if given:
         inspect(source, Overrides(**chosen))
         settings.save()
-    shown = sys.stderr.isatty()
 
     def progress(step: str, fraction: float) -> None:
-        if shown:
-            print(f"\r\x1b[K{clean(step)} {fraction:4.0%}", end="", file=sys.stderr, flush=True)
+        show_progress(f"{step} {fraction:4.0%}")
 
     adapter = _adapter(options)
     if adapter is None and options.output is None:
@@ -159,8 +157,7 @@ def _convert(options: argparse.Namespace, *, as_json: bool) -> int:
         path = convert_named(source, options.weights, options.output, adapter, progress)
         if chosen:
             Settings.load().with_overrides(path, chosen).save()
-    if shown:
-        print("\r\x1b[K", end="", file=sys.stderr)
+    show_progress("")
     found = {"path": str(path), "weights": options.weights}
     print(json.dumps(found) if as_json else clean(str(path)))
     return 0
