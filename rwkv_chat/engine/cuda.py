@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rwkv_chat.engine.backend import Decoder, DecoderConfig, run_in_turn
 from rwkv_chat.engine.cudadecoder import CudaDecoder, Words
 from rwkv_chat.engine.cudalib import CudaLibrary, CudaModel, Gpu
-from rwkv_chat.engine.ids import check_ids
+from rwkv_chat.engine.ids import check_batch, check_ids
 from rwkv_chat.engine.slots import Slots
 from rwkv_chat.errors import UsageError
 from rwkv_chat.models.spec import ModelSpec
@@ -91,9 +91,7 @@ class CudaBackend:
         self, ids: Sequence[int], states: Sequence[F32 | None]
     ) -> tuple[F32, list[F32]]:
         """Feed one id to each of B states; see `engine.backend.Backend.forward_batch`."""
-        checked = check_ids(ids, self._spec.vocab_size)
-        if len(checked) != len(states):
-            raise UsageError(f"{len(checked)} token ids do not match {len(states)} states.")
+        checked = check_batch(ids, states, self._spec.vocab_size)
         if not checked:
             raise UsageError("forward_batch needs at least one token id.")
         logits, new = [], []

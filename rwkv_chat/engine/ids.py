@@ -2,13 +2,13 @@
 
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from operator import index
 from typing import SupportsIndex
 
 from rwkv_chat.errors import UsageError
 
-__all__ = ["check_ids", "pack_ids"]
+__all__ = ["check_batch", "check_ids", "pack_ids"]
 
 
 def check_ids(ids: Iterable[SupportsIndex], size: int) -> list[int]:
@@ -26,6 +26,18 @@ def check_ids(ids: Iterable[SupportsIndex], size: int) -> list[int]:
     for token in checked:
         if not 0 <= token < size:
             raise UsageError(f"Token id {token} is outside the vocabulary of {size}.")
+    return checked
+
+
+def check_batch(ids: Iterable[SupportsIndex], states: Sized, size: int) -> list[int]:
+    """The ids of one step, one for each of the states.
+
+    Raises:
+        UsageError: see `check_ids`; or there are more or fewer states than ids.
+    """
+    checked = check_ids(ids, size)
+    if len(checked) != len(states):
+        raise UsageError(f"{len(checked)} token ids do not match {len(states)} states.")
     return checked
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rwkv_chat import _native
 from rwkv_chat.checkpoints.q8 import SCALE
 from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Decoder, DecoderConfig
-from rwkv_chat.engine.ids import check_ids
+from rwkv_chat.engine.ids import check_batch, check_ids
 from rwkv_chat.errors import EngineError, UsageError
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32, StateLayout
@@ -145,9 +145,7 @@ class NativeBackend:
         self, ids: Sequence[int], states: Sequence[F32 | None]
     ) -> tuple[F32, list[F32]]:
         """Feed one id to each of B states; see `engine.backend.Backend.forward_batch`."""
-        checked = check_ids(ids, self._spec.vocab_size)
-        if len(checked) != len(states):
-            raise UsageError(f"{len(checked)} token ids do not match {len(states)} states.")
+        checked = check_batch(ids, states, self._spec.vocab_size)
         with _refusals(UsageError):
             logits, new = self._model.forward_batch(checked, states)
         self._n_tokens += len(checked)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from rwkv_chat.engine.backend import Decoder, DecoderConfig, run_in_turn
-from rwkv_chat.engine.ids import check_ids
+from rwkv_chat.engine.ids import check_batch, check_ids
 from rwkv_chat.engine.sampling import Penalties, sample
 from rwkv_chat.errors import UsageError
 from rwkv_chat.models.base import Reference
@@ -82,9 +82,7 @@ class ReferenceBackend:
         self, ids: Sequence[int], states: Sequence[F32 | None]
     ) -> tuple[F32, list[F32]]:
         """Feed one id to each state; see Backend."""
-        checked = check_ids(ids, self.spec.vocab_size)
-        if len(checked) != len(states):
-            raise UsageError(f"There are {len(checked)} token ids for {len(states)} states.")
+        checked = check_batch(ids, states, self.spec.vocab_size)
         if not checked:
             raise UsageError("There are no token ids to feed.")
         results = [self.forward([i], state) for i, state in zip(checked, states, strict=True)]
