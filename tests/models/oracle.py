@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-__all__ = ["official_logits"]
+from rwkv_chat.checkpoints.open import ConvertedModel
+from rwkv_chat.engine.native import NativeBackend
+
+__all__ = ["check_kernels", "official_logits"]
 
 _SCRIPT = """
 import json, sys
@@ -50,3 +53,18 @@ def official_logits(
         },
     )
     return [dict(np.load(f"{stem}.npz")) for stem in stems]
+
+
+def check_kernels(
+    loaded: ConvertedModel, ids: Sequence[int], expected: dict[str, np.ndarray], isa: str
+) -> None:
+    """Compare the kernels, stepping and in sequences, with what `official_logits` found."""
+    backend = NativeBackend(loaded.spec, loaded.tensors, threads=2, isa=isa)
+    scale = np.abs(expected["steps"]).max()
+    state = None
+    for token, row in zip(ids, expected["steps"], strict=True):
+        logits, state = backend.forward([token], state)
+        assert np.abs(logits - row).max() <= 1e-4 * scale
+    for count in (1, 2, 31, 48, 49, len(ids)):
+        logits, _ = backend.forward(ids[:count], None)
+        assert np.abs(logits - expected["sequence"][count - 1]).max() <= 1e-4 * scale

@@ -11,11 +11,10 @@ import torch
 
 from rwkv_chat import _native
 from rwkv_chat.checkpoints.open import open_model
-from rwkv_chat.engine.native import NativeBackend
 from rwkv_chat.engine.reference import ReferenceBackend
 from rwkv_chat.models.base import Reference
 from rwkv_chat.models.spec import ModelSpec
-from tests.models.oracle import official_logits
+from tests.models.oracle import check_kernels, official_logits
 from tests.seeded import (
     REFERENCES,
     converted_arrays,
@@ -116,16 +115,7 @@ def test_the_kernels_equal_the_official_package(
 ) -> None:
     path, expected = oracle[case]
     loaded = open_model(path, "f32")
-    ids = tokens(loaded.spec)
-    backend = NativeBackend(loaded.spec, loaded.tensors, threads=2, isa=isa)
-    scale = np.abs(expected["steps"]).max()
-    state = None
-    for token, row in zip(ids, expected["steps"], strict=True):
-        logits, state = backend.forward([token], state)
-        assert np.abs(logits - row).max() <= 1e-4 * scale
-    for count in (1, 2, 31, 48, 49, len(ids)):
-        logits, _ = backend.forward(ids[:count], None)
-        assert np.abs(logits - expected["sequence"][count - 1]).max() <= 1e-4 * scale
+    check_kernels(loaded, tokens(loaded.spec), expected, isa)
 
 
 @pytest.mark.parametrize(("name", "eps"), [("4v0-660K", None), ("5v2-730K", 1e-5)])
