@@ -151,7 +151,7 @@ class Official:
         return _once(lambda: self.model.forward(list(range(100, 100 + tokens)), None))
 
     def batch(self, size: int, steps: int) -> float:
-        raise NotImplementedError
+        raise SystemExit("PyPI rwkv has no batches.")
 
 
 def _open(engine: str, file: Path, threads: int) -> Engine:
