@@ -9,9 +9,10 @@
 
 #include <cstdint>
 #include <cstring>
-#include <thread>
 #include <utility>
 #include <vector>
+
+#include "share.h"
 
 namespace {
 
@@ -190,17 +191,6 @@ void backward_head(int64_t steps, int64_t stride, Inputs x, const float* dy, con
     }
   }
   leave(ds, d_initial);
-}
-
-template <typename F>
-void share(int64_t jobs, int threads, F run) {
-  auto work = [&](int id) {
-    for (int64_t job = id; job < jobs; job += threads) run(job);
-  };
-  std::vector<std::thread> pool;
-  for (int id = 1; id < threads; ++id) pool.emplace_back(work, id);
-  work(0);
-  for (auto& thread : pool) thread.join();
 }
 
 }  // namespace

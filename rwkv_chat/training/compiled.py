@@ -1,4 +1,4 @@
-"""The compiled recurrence: C++ for the CPU, CUDA for GPUs; built on first use, then cached."""
+"""Compiled parts of training: C++ for the CPU, CUDA for GPUs; built on first use, then cached."""
 
 import ctypes
 import hashlib
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,17 @@ from torch import Tensor
 from rwkv_chat import paths
 from rwkv_chat.errors import EngineError, UsageError
 
-__all__ = ["CPU_FLAGS", "CUDA_FLAGS", "Kernels", "cpp_compiler", "kernels_for", "nvcc", "source"]
+__all__ = [
+    "CPU_FLAGS",
+    "CUDA_FLAGS",
+    "Kernels",
+    "Pointwise",
+    "cpp_compiler",
+    "kernels_for",
+    "nvcc",
+    "pointwise",
+    "source",
+]
 
 CPU_FLAGS = (
     "-std=c++17",
@@ -59,7 +70,8 @@ def nvcc() -> str | None:
 
 def _build(name: str, compiler: str, flags: Sequence[str]) -> ctypes.CDLL:
     path = source(name)
-    content = path.read_bytes() + " ".join((compiler, *flags)).encode()
+    content = path.read_bytes() + source("share.h").read_bytes()
+    content += " ".join((compiler, *flags)).encode()
     tag = hashlib.sha256(content).hexdigest()[:16]
     target = paths.cache_dir() / "training" / f"{path.stem}-{tag}.so"
     if not target.exists():
@@ -163,11 +175,64 @@ def _pointers(tensors: Sequence[Tensor | None]) -> list[object]:
 
 
 @cache
-def _cpu() -> Kernels:
+def _cpu(name: str) -> ctypes.CDLL:
     compiler = cpp_compiler()
     if compiler is None:
         raise UsageError("Training needs a C++ compiler. Install g++, or name one in CXX.")
-    return Kernels(_build("wkv7.cpp", compiler, CPU_FLAGS))
+    return _build(name, compiler, CPU_FLAGS)
+
+
+class Pointwise:
+    """What is done per element on the CPU, in one pass. Types: float32, or bfloat16 where told."""
+
+    def __init__(self) -> None:
+        self._library = _cpu("pointwise.cpp")
+        for suffix in ("bf16", "fp32"):
+            getattr(self._library, f"cross_entropy_{suffix}").restype = ctypes.c_double
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor, weights: Tensor) -> float:
+        """The weighted sum of losses of logits [M, V] (either type), which become its gradient."""
+        tensors = (logits, targets, weights)
+        loss: float = self._call("cross_entropy", logits.dtype, logits.shape, _pointers(tensors))
+        return loss
+
+    def mix(self, x: Tensor, weights: Sequence[Tensor], kind: torch.dtype) -> list[Tensor]:
+        """`model.mix`: one tensor [B, T, D] of type `kind` for each of the weights [D]."""
+        out = [torch.empty_like(x, dtype=kind) for _ in weights]
+        pointers = [*_pointers([x]), _table(weights), _table(out)]
+        self._call("mix", kind, (*x.shape, len(weights)), pointers)
+        return out
+
+    def unmix(
+        self, x: Tensor, weights: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of x and of the weights [count, D]."""
+        dx, dweights = torch.empty_like(x), x.new_empty(len(weights), x.shape[-1])
+        pointers = [*_pointers([x]), _table(weights), _table(gradients), *_pointers([dx, dweights])]
+        self._call("unmix", gradients[0].dtype, (*x.shape, len(weights)), pointers)
+        return dx, dweights
+
+    def _call(
+        self, name: str, kind: torch.dtype, sizes: Sequence[int], pointers: Sequence[object]
+    ) -> Any:
+        run = getattr(self._library, f"{name}_{'bf16' if kind == torch.bfloat16 else 'fp32'}")
+        threads = ctypes.c_int(torch.get_num_threads())
+        return run(*(ctypes.c_int64(size) for size in sizes), *pointers, threads)
+
+
+@cache
+def pointwise() -> Pointwise:
+    """The operations per element on the CPU, compiled when they are not in the cache.
+
+    Raises:
+        UsageError: there is no compiler.
+        EngineError: they do not compile.
+    """
+    return Pointwise()
+
+
+def _table(tensors: Sequence[Tensor]) -> object:
+    return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
 
 
 @cache
@@ -189,7 +254,7 @@ def kernels_for(device: torch.device) -> Kernels:
         EngineError: it does not compile.
     """
     if device.type == "cpu":
-        return _cpu()
+        return Kernels(_cpu("wkv7.cpp"))
     if device.type == "cuda":
         return _cuda(*torch.cuda.get_device_capability(device))
     raise UsageError(f"There is no training operator for the device {device.type}.")

@@ -5,9 +5,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rwkv_chat.training.compiled import pointwise
+
 __all__ = ["cross_entropy"]
 
 _ROWS = 512
+
+
+def _in_place(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[float, Tensor]:
+    return pointwise().cross_entropy(logits, targets, weights), logits
+
+
+def _in_torch(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of logits [M, V] and its gradient, of their type."""
+    exact, target, weight = logits.float(), targets[:, None], weights[:, None]
+    norm = exact.logsumexp(-1, keepdim=True)
+    loss = ((norm - exact.gather(1, target)) * weight).sum()
+    gradient = exact.sub_(norm).exp_().mul_(weight).scatter_add_(1, target, -weight)
+    return loss, gradient.to(logits.dtype)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -18,14 +33,11 @@ class _CrossEntropy(torch.autograd.Function):
         dx = torch.empty_like(x)
         dhead = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         total = x.new_zeros((), dtype=torch.float32)
+        differentiate = _in_place if x.device.type == "cpu" else _in_torch
         for first in range(0, len(x), _ROWS):
             part = slice(first, first + _ROWS)
-            logits = (x[part] @ matrix.T).float()
-            target, weight = targets[part, None], weights[part, None]
-            norm = logits.logsumexp(-1, keepdim=True)
-            total += ((norm - logits.gather(1, target)) * weight).sum()
-            gradient = logits.sub_(norm).exp_().mul_(weight)
-            gradient = gradient.scatter_add_(1, target, -weight).to(kind)
+            loss, gradient = differentiate(x[part] @ matrix.T, targets[part], weights[part])
+            total += loss
             dx[part] = gradient @ matrix
             if dhead is not None:
                 dhead += (gradient.T @ x[part]).float()

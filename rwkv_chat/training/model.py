@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rwkv_chat.models.spec import ModelSpec
+from rwkv_chat.training.mix import mix
 from rwkv_chat.training.operator import HEAD_SIZE, recur_from
 
 __all__ = ["Goose", "Recurrence", "Shape", "Trainee"]
@@ -66,10 +67,6 @@ def _matrix(rows: int, columns: int, gain: float) -> nn.Linear:
     return layer
 
 
-def _shifted(x: Tensor) -> Tensor:
-    return functional.pad(x, (0, 0, 1, -1))
-
-
 class TimeMix(nn.Module):
     """The recurrent half of a block."""
 
@@ -118,14 +115,12 @@ class TimeMix(nn.Module):
         """x [B, T, D] and the values of layer 0; returns the update and those values."""
         batch, steps, d = x.shape
         heads = (batch, steps, self.n_head, d // self.n_head)
-        delta = _shifted(x) - x
-        r = self.receptance(x + delta * self.x_r)
-        k = self.key(x + delta * self.x_k)
-        xv = x + delta * self.x_v
-        v = self.value(xv)
-        w = self.w0 + torch.tanh((x + delta * self.x_w) @ self.w1) @ self.w2
-        a = torch.sigmoid(self.a0 + (x + delta * self.x_a) @ self.a1 @ self.a2)
-        g = torch.sigmoid((x + delta * self.x_g) @ self.g1) @ self.g2
+        weights = [self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g]
+        xr, xw, xk, xv, xa, xg = mix(x, weights)
+        r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
+        w = self.w0 + torch.tanh(xw @ self.w1) @ self.w2
+        a = torch.sigmoid(self.a0 + xa @ self.a1 @ self.a2)
+        g = torch.sigmoid(xg @ self.g1) @ self.g2
         w = torch.exp(-_DECAY_SCALE * torch.sigmoid(w.float()))
         if v_first is None:
             v_first = v
@@ -154,7 +149,8 @@ class ChannelMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, D]; returns the update."""
-        hidden = torch.relu(self.key(x + (_shifted(x) - x) * self.x_k))
+        (mixed,) = mix(x, [self.x_k])
+        hidden = torch.relu(self.key(mixed))
         update: Tensor = self.value(hidden * hidden)
         return update
 
