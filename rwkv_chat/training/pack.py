@@ -54,12 +54,12 @@ class Share:
 
 
 MIX = {
-    "templates": Share(0.20, 0.20),
-    "own": Share(0.30, 0.50),
-    "topical_chat": Share(0.17, 0.10, people=True),
-    "chitchat": Share(0.18, 0.20, people=True),
+    "templates": Share(0.26, 0.25),
+    "own": Share(0.30, 0.47),
+    "topical_chat": Share(0.16, 0.08, people=True),
+    "chitchat": Share(0.19, 0.20, people=True),
     "kdconv_zh": Share(0.02, 0.0, people=True),
-    "childrens_books": Share(0.11, 0.0),
+    "childrens_books": Share(0.05, 0.0),
     "teacher": Share(0.02, 0.0, optional=True),
 }
 

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from rwkv_chat.tui.app import ChatApp
 from tests.tui.fake_session import FakeSession
 
-__all__ = ["asynchronous", "running", "screen_text", "settled"]
+__all__ = ["asynchronous", "running", "screen_text", "settled", "until"]
 
 
 def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -40,14 +40,18 @@ async def running(
 
 async def settled(app: ChatApp, pilot: Pilot[None]) -> None:
     """Wait until no answer runs and everything is on screen."""
+    await until(pilot, lambda: not app.busy and not app.progress.live)
+    await pilot.pause()
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
+    """Wait, on a slow machine for long, until something holds; fails when it never does."""
     for _ in range(500):
         await pilot.pause()
-        if not app.busy and not app.progress.live:
-            break
+        if holds():
+            return
         await asyncio.sleep(0.01)
-    else:
-        raise AssertionError("the answer never ended")
-    await pilot.pause()
+    raise AssertionError("what was waited for never came")
 
 
 def screen_text(app: ChatApp) -> str:

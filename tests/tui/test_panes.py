@@ -14,7 +14,7 @@ from rwkv_chat.tui.app import ChatApp
 from rwkv_chat.tui.layout import Layout, Place
 from rwkv_chat.tui.widgets.pane import Pane
 from tests.tui.fake_session import FakeSession
-from tests.tui.helpers import asynchronous, running, screen_text, settled
+from tests.tui.helpers import asynchronous, running, screen_text, settled, until
 
 WIDE = (170, 40)
 
@@ -48,6 +48,7 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
 async def beside(app: ChatApp, pilot: Pilot[None]) -> None:
     """Second on the left; First, from the list, on the right and focused."""
     await press(pilot, "ctrl+o", "down", "alt+n")
+    await until(pilot, lambda: "First answer" in screen_text(app))
     assert [shown(pane)[0] for pane in app.panes.panes] == ["Second question", "First question"]
 
 

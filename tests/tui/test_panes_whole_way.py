@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import OptionList
 
 from rwkv_chat.chat import events
 from rwkv_chat.chat.options import Options
@@ -17,9 +18,10 @@ from rwkv_chat.commands.compose import open_session
 from rwkv_chat.paths import models_dir
 from rwkv_chat.settings import Settings
 from rwkv_chat.tui.app import ChatApp
+from rwkv_chat.tui.screens.models import ModelsScreen
 from rwkv_chat.tui.widgets.pane import Pane
 from tests.seeded import shared_model
-from tests.tui.helpers import asynchronous, screen_text
+from tests.tui.helpers import asynchronous, screen_text, until
 
 OLD, NEW = "tiny-rwkv-4v0-660K", "tiny-rwkv-7v0-834K"
 OPTIONS = Options(Sampling(seed=1), template="chat", max_tokens=40)
@@ -72,6 +74,12 @@ async def rest(app: ChatApp, pilot: Pilot[None], session: Session) -> None:
     await pilot.pause(0.1)
 
 
+def listed(app: ChatApp) -> bool:
+    """Whether the list of models is there and shows which one is used."""
+    lists = app.screen.query(OptionList) if isinstance(app.screen, ModelsScreen) else ()
+    return any(models.highlighted is not None for models in lists)
+
+
 def tokens(pane: Pane) -> list[tuple[int, ...]]:
     assert pane.conversation is not None
     return [turn.ids for turn in pane.conversation.path()]
@@ -88,14 +96,17 @@ async def test_an_old_and_a_new_model_side_by_side_with_branches_and_snapshots(
 ) -> None:
     async with application() as (app, pilot, session, reads):
         await pilot.press("alt+n", "ctrl+l")
-        await pilot.pause()
+        await until(pilot, lambda: listed(app))
         names = [choice.name for choice in session.models()]
         await pilot.press(*["down"] * (names.index(NEW) - names.index(OLD)), "enter")
-        for text in ("to the new one", "to the old one"):
-            app.composer.put(text)
-            await pilot.press("enter", "f3")  # without waiting: both answer at once
-        await rest(app, pilot, session)
         left, right = app.panes.panes
+        await until(pilot, lambda: app.model_name(right) == NEW and not listed(app))
+        # Without waiting for the first answer: both answer at once.
+        for text, pane in (("to the new one", right), ("to the old one", left)):
+            await until(pilot, lambda pane=pane: app.pane is pane)
+            app.composer.put(text)
+            await pilot.press("enter", "f3")
+        await rest(app, pilot, session)
         assert [answered_by(pane) for pane in (left, right)] == [{OLD}, {NEW}]
         app.focus_pane(left)
         await pilot.press("ctrl+r", "f4", "alt+e", "!", "enter")
