@@ -2,7 +2,8 @@
 
 `python -m tests.benchmarks.worker ENGINE FILE THREADS`; the engine is `llama.cpp`, `rwkv`, or a
 weights type of rwkv-chat. Lines are `decode N`, `prefill N` and `batch B N`; each is answered
-by the median of seconds for one step, or the seconds for the whole prompt.
+by the median of seconds for one step, or the seconds for the whole prompt. After a decode
+rwkv-chat also answers `bytes_per_step`.
 """
 
 import ctypes
@@ -62,6 +63,11 @@ class Ours:
 
     def prefill(self, tokens: int) -> float:
         return _once(lambda: self.model.backend.forward(list(range(100, 100 + tokens)), None))
+
+    def bytes_per_step(self) -> float:
+        """What a step of one sequence reads of the weights."""
+        backend = self.model.backend
+        return backend.weight_bytes_per_step(backend.ffn_zero_fraction())
 
     def batch(self, size: int, steps: int) -> float:
         backend = self.model.backend
