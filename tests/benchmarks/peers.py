@@ -1,12 +1,14 @@
 """rwkv-chat beside llama.cpp and PyPI `rwkv`: `python -m tests.benchmarks.peers FOLDER 0.1B`.
 
 All engines hold the same random weights, which `tests.benchmarks.models` has put into FOLDER, and
-take turns; the table has medians over the rounds, and ratios to the best peer. Nothing else may run
+take turns; the table has medians over the rounds, and ratios to the best peer. Where `--only` names
+them, the peers are rwkv-chat itself with older instructions, as "q8 avx2". Nothing else may run
 meanwhile.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -30,6 +32,7 @@ RATIOS = {
         "bf16": ("llama.cpp f16", "llama.cpp bf16"),
         "q8": ("llama.cpp q8_0",),
         "q4": ("llama.cpp q4_0", "llama.cpp q4_k_m"),
+        **{f"{weights} avx2": (weights,) for weights in WEIGHTS},
     },
     "prefill": {"bf16": ("llama.cpp f16",), "q8": tuple(_PEERS), "q4": tuple(_PEERS)},
 }
@@ -39,7 +42,7 @@ RATIOS = {
 class Worker:
     """A process of `tests.benchmarks.worker`."""
 
-    def __init__(self, engine: str, file: Path, threads: int) -> None:
+    def __init__(self, engine: str, file: Path, threads: int, isa: str = "") -> None:
         command = [sys.executable, "-m", "tests.benchmarks.worker", engine, str(file), str(threads)]
         self.process = subprocess.Popen(
             command,
@@ -47,6 +50,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env=os.environ | ({"RWKV_CHAT_ISA": isa} if isa else {}),
         )
         self._answer()
 
@@ -125,12 +129,14 @@ def main(arguments: list[str] | None = None) -> None:
         for name, end in _PEERS.items()
     }
     engines["rwkv bf16"] = ("rwkv", official)
-    chosen = {n: e for n, e in engines.items() if options.only is None or n in options.only}
+    older = {f"{weights} avx2": (weights, official) for weights in WEIGHTS}
+    wanted = engines if options.only is None else options.only
+    chosen = {n: e for n, e in (engines | older).items() if n in wanted}
     workers: dict[str, Worker] = {}
     try:
         for name, (engine, file) in chosen.items():
             print(f"opening {name}", file=sys.stderr, flush=True)
-            workers[name] = Worker(engine, file, options.threads)
+            workers[name] = Worker(engine, file, options.threads, "avx2" if name in older else "")
         before = read_bandwidth(options.threads)
         speeds = _measure(workers, options)
         bandwidths = [before, read_bandwidth(options.threads)]
@@ -145,14 +151,14 @@ def main(arguments: list[str] | None = None) -> None:
     print("read bandwidth before and after:", *(f"{b / 1e9:.1f} GB/s" for b in bandwidths))
     for kind, found in speeds.items():
         for name, speed in found.items():
-            peers = RATIOS.get(kind, {}).get(name, ())
-            times = ratio(found, name, peers)
-            official_times = ratio(found, name, ("rwkv bf16",)) if name == "bf16" else None
-            print(
-                f"{kind:8}  {name:16} {speed:9.1f} tokens/s"
-                + (f"  {times:.2f}x of the best llama.cpp" if times else "")
-                + (f"  {official_times:.2f}x of rwkv bf16" if official_times else "")
-            )
+            groups = [RATIOS.get(kind, {}).get(name, ())]
+            if name == "bf16":
+                groups.append(("rwkv bf16",))
+            line = f"{kind:8}  {name:16} {speed:9.1f} tokens/s"
+            for peers in groups:
+                if times := ratio(found, name, peers):
+                    line += f"  {times:.2f}x of {' or '.join(p for p in peers if p in found)}"
+            print(line)
 
 
 if __name__ == "__main__":
