@@ -538,7 +538,7 @@ def test_quantised_files_answer_like_all_others(kind: str, tmp_path: Path) -> No
 def test_info_says_how_far_a_model_remembers() -> None:
     text = run("models", "info", str(model_file("1"))).stdout
     assert "generation        RWKV-1\n" in text
-    assert "memory            remembers at most 14 tokens; whenever" in text
+    assert "remarks           remembers at most 14 tokens; whenever" in text
     assert "remembers" not in run("models", "info", str(model_file())).stdout
 
 

@@ -154,7 +154,7 @@ def test_the_commands_know_templates_and_vocabularies(
     assert f"unknown, in {trained.with_name('tokenizer.json')}" in info
     away = tmp_path / "away.json"
     trained.with_name("tokenizer.json").rename(away)
-    assert "unknown; no file beside it" in run("models", "info", str(trained)).stdout
+    assert "needs             Put the vocabulary" in run("models", "info", str(trained)).stdout
     lost = run(*asked)
     assert lost.returncode == 1
     assert "Put the vocabulary" in lost.stderr

@@ -12,8 +12,8 @@ from rwkv_chat.errors import UsageError
 from rwkv_chat.text.display import clean
 
 if TYPE_CHECKING:
+    from rwkv_chat.checkpoints import FileInfo
     from rwkv_chat.checkpoints.adapter import Adapter
-    from rwkv_chat.checkpoints.open import FileInfo
     from rwkv_chat.models.spec import ModelSpec
 
 __all__ = ["run"]
@@ -44,36 +44,32 @@ def _list(*, as_json: bool) -> int:
 
 
 def _info(name: str, given: dict[str, Any], *, as_json: bool) -> int:
+    from rwkv_chat import checkpoints
     from rwkv_chat.checkpoints import catalog
-    from rwkv_chat.checkpoints.open import inspect
     from rwkv_chat.checkpoints.overrides import Overrides
     from rwkv_chat.engine import memory
-    from rwkv_chat.engine.select import needed_bytes
     from rwkv_chat.settings import Settings
 
     path = catalog.find(name)
     chosen = Settings.load().with_overrides(path, given).overrides_of(path)
-    found = inspect(path, Overrides(**chosen))
-    needs = {weights: needed_bytes(found, weights) for weights in found.weights_bytes}
+    found = checkpoints.open(path, Overrides(**chosen))
     available = memory.available_bytes()
-    fits = {w: available is None or memory.fits(n, available) for w, n in needs.items()}
+    needs = found.memory_bytes.items()
+    fits = {w: available is None or memory.fits(n, available) for w, n in needs}
     if as_json:
         more = {
             "parameters": found.spec.n_parameters,
-            "memory_bytes": needs,
             "memory_available": available,
             "fits": fits,
         }
         print(json.dumps({**asdict(found), **more}, default=str, indent=2))
         return 0
-    for key, value in _rows(found, needs, available, fits).items():
+    for key, value in _rows(found, available, fits).items():
         print(f"{key:16}  {clean(value)}")
     return 0
 
 
-def _rows(
-    found: "FileInfo", needs: dict[str, int], available: int | None, fits: dict[str, bool]
-) -> dict[str, str]:
+def _rows(found: "FileInfo", available: int | None, fits: dict[str, bool]) -> dict[str, str]:
     """The lines of `models info`."""
     spec = found.spec
     rows = {
@@ -85,21 +81,25 @@ def _rows(
         "heads": f"{spec.n_head} of {spec.head_size}" if spec.n_head else "none",
         **_epsilons(spec),
         "vocabulary": f"{spec.vocab_size:,} tokens",
-        "tokenizer": _tokenizer(found),
+        "tokenizer": f"{found.tokenizer}, in {found.vocabulary}"
+        if found.vocabulary
+        else found.tokenizer,
         "template": found.template,
         "parameters": f"{spec.n_parameters:,}",
         "type in the file": found.dtype,
         "size on disk": _size(found.file_bytes),
     }
     for weights, count in found.weights_bytes.items():
-        rows[f"as {weights}"] = f"{_size(count)}, in use {_size(needs[weights])}"
+        rows[f"as {weights}"] = f"{_size(count)}, in use {_size(found.memory_bytes[weights])}"
     rows["one state"] = _size(found.state_bytes)
-    if spec.memory_limit:
-        rows["memory"] = spec.memory_limit
     kinds = [weights for weights, fitting in fits.items() if fitting]
     free = "unknown" if available is None else f"{_size(max(available, 0))} free"
     rows["fits into memory"] = f"{' and '.join(kinds) or 'no'} ({free})"
     rows["converted"] = ", ".join(f"{w}: {path}" for w, path in found.converted.items()) or "no"
+    if found.needs:
+        rows["needs"] = " ".join(found.needs)
+    if found.remarks:
+        rows["remarks"] = "; ".join(found.remarks)
     if found.ignored:
         rows["not used"] = ", ".join(found.ignored)
     return rows
@@ -115,27 +115,12 @@ def _epsilons(spec: "ModelSpec") -> dict[str, str]:
     return rows
 
 
-def _tokenizer(found: "FileInfo") -> str:
-    """Its kind, and the file that has it where it does not come with the application."""
-    from rwkv_chat.checkpoints.folder import find_files
-    from rwkv_chat.tokenizer.choose import find_file
-    from rwkv_chat.tokenizer.fit import FILE_20B
-
-    if found.tokenizer not in ("20b", "unknown"):
-        return found.tokenizer
-    file = find_file(find_files(found.path).main, found.tokenizer)
-    if file is not None:
-        return f"{found.tokenizer}, in {file}"
-    absent = f"; {FILE_20B} is not here" if found.tokenizer == "20b" else "; no file beside it"
-    return found.tokenizer + absent
-
-
 def _convert(options: argparse.Namespace, *, as_json: bool) -> int:
     """Convert a model; what it is to be opened as is remembered: generation, epsilons."""
+    from rwkv_chat import checkpoints
     from rwkv_chat.checkpoints import catalog
     from rwkv_chat.checkpoints.convert import convert
     from rwkv_chat.checkpoints.named import convert_named
-    from rwkv_chat.checkpoints.open import inspect
     from rwkv_chat.checkpoints.overrides import Overrides
     from rwkv_chat.settings import Settings
 
@@ -144,7 +129,7 @@ def _convert(options: argparse.Namespace, *, as_json: bool) -> int:
     settings = Settings.load().with_overrides(source, given)
     chosen = settings.overrides_of(source)
     if given:
-        inspect(source, Overrides(**chosen))
+        checkpoints.open(source, Overrides(**chosen))
         settings.save()
 
     def progress(step: str, fraction: float) -> None:

@@ -12,10 +12,7 @@ from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32, StateLayout
 
-__all__ = ["NATIVE_GENERATIONS", "Backend", "Decoder", "DecoderConfig", "run_in_turn"]
-
-NATIVE_GENERATIONS = frozenset({"4", "5.0", "5.1", "5.2", "6", "7", "7a"})
-"""Those that the compiled kernels compute."""
+__all__ = ["Backend", "Decoder", "DecoderConfig", "run_in_turn"]
 
 
 @dataclass(frozen=True, slots=True)

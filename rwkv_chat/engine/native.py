@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from rwkv_chat import _native
 from rwkv_chat.checkpoints.q8 import SCALE
-from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Decoder, DecoderConfig
+from rwkv_chat.engine.backend import Decoder, DecoderConfig
 from rwkv_chat.engine.ids import check_batch, check_ids
 from rwkv_chat.errors import EngineError, UsageError
+from rwkv_chat.models.generations import NATIVE_GENERATIONS
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import F32, StateLayout
 

@@ -3,22 +3,25 @@
 import os
 from pathlib import Path
 
+from rwkv_chat import checkpoints
 from rwkv_chat.chat.ports import Progress
+from rwkv_chat.checkpoints.converted import ConvertedModel, open_model
 from rwkv_chat.checkpoints.folder import find_files
-from rwkv_chat.checkpoints.open import ConvertedModel, FileInfo, inspect, open_model
 from rwkv_chat.checkpoints.overrides import Overrides
 from rwkv_chat.checkpoints.plain import plain
+from rwkv_chat.checkpoints.sizes import memory_bytes
 from rwkv_chat.devices import check_device
 from rwkv_chat.engine import memory
-from rwkv_chat.engine.backend import NATIVE_GENERATIONS, Backend
+from rwkv_chat.engine.backend import Backend
 from rwkv_chat.engine.fallback import FallbackBackend
 from rwkv_chat.engine.model import Model
 from rwkv_chat.errors import UsageError
+from rwkv_chat.models.generations import NATIVE_GENERATIONS
 from rwkv_chat.tokenizer.choose import choose
 from rwkv_chat.tokenizer.parse import parse
 from rwkv_chat.tokenizer.vocabulary import Vocabulary
 
-__all__ = ["BACKENDS", "load_model", "needed_bytes"]
+__all__ = ["BACKENDS", "load_model"]
 
 BACKENDS = ("native", "reference")
 
@@ -63,13 +66,14 @@ def load_model(
     check_device(device)
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}.")
-    found = inspect(Path(path), Overrides(group_norm_eps, key_eps, generation))
+    found = checkpoints.open(Path(path), Overrides(group_norm_eps, key_eps, generation))
     if weights not in found.weights_bytes:
         known = " or ".join(found.weights_bytes)
         raise UsageError(f"There is no weights type {weights!r}; use {known}.")
     backend_name = _backend_name(found.spec.generation)
+    need = memory_bytes(found.spec, weights, on_reference=backend_name == "reference")
     if device == "cpu":  # a GPU may hold what the memory of the machine cannot
-        memory.check(found.name, needed_bytes(found, weights), memory.available_bytes())
+        memory.check(found.name, need, memory.available_bytes())
     file = Path(tokenizer) if tokenizer else None
     rows = found.spec.vocab_size
     vocabulary = None
@@ -82,7 +86,7 @@ def load_model(
     backend = _on_gpu(device, converted, threads) if backend_name == "native" else None
     if backend is None:
         if device != "cpu":
-            memory.check(found.name, needed_bytes(found, weights), memory.available_bytes())
+            memory.check(found.name, need, memory.available_bytes())
         backend = _backend(backend_name, converted, threads)
     return Model(
         name=converted.name,
@@ -92,14 +96,6 @@ def load_model(
         fingerprint=converted.fingerprint,
         weights=converted.weights,
     )
-
-
-def needed_bytes(found: FileInfo, weights: str) -> int:
-    """The memory for a model and one state, in bytes."""
-    need = found.weights_bytes[weights] + found.state_bytes
-    if _backend_name(found.spec.generation) == "reference":  # it keeps a copy in float32
-        need += found.weights_bytes["f32"]
-    return need
 
 
 def _backend_name(generation: str) -> str:

@@ -18,7 +18,7 @@ from rwkv_chat.models.tensors import (
     vector,
 )
 
-__all__ = ["GENERATIONS", "Generation", "StateRule"]
+__all__ = ["GENERATIONS", "NATIVE_GENERATIONS", "Generation", "StateRule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,3 +351,6 @@ GENERATIONS: Mapping[str, Generation] = {
     )
 }
 """Every generation that can be opened, by name."""
+
+NATIVE_GENERATIONS = frozenset({"4", "5.0", "5.1", "5.2", "6", "7", "7a"})
+"""Those that the compiled kernels compute."""

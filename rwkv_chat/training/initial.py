@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rwkv_chat.checkpoints.converted import ConvertedModel, open_model
 from rwkv_chat.checkpoints.floats import to_float32
 from rwkv_chat.checkpoints.layout import is_transposed
-from rwkv_chat.checkpoints.open import ConvertedModel, open_model
 from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.errors import UsageError
 from rwkv_chat.training.model import Trainee

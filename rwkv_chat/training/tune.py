@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkv_chat.checkpoints.open import inspect, open_model
+from rwkv_chat import checkpoints
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.engine import memory
 from rwkv_chat.engine.model import Model, State
 from rwkv_chat.errors import EngineError, UnsupportedModelError, UsageError
@@ -85,7 +86,7 @@ def check(path: Path) -> ModelSpec:
     Raises:
         CheckpointError: the file cannot be used. UnsupportedModelError: it is no RWKV-7.
     """
-    found = inspect(path)
+    found = checkpoints.open(path)
     if found.spec.generation != "7":
         raise UnsupportedModelError(
             f"{found.name} is an RWKV-{found.spec.generation} model. Only RWKV-7 models can be "

@@ -12,8 +12,8 @@ import torch
 
 from rwkv_chat.checkpoints import catalog
 from rwkv_chat.checkpoints.adapter import Adapter, merge
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.checkpoints.named import convert_named
-from rwkv_chat.checkpoints.open import open_model
 from rwkv_chat.checkpoints.source import read_source
 from rwkv_chat.commands.memory import peak_memory, reset_peak_memory
 from rwkv_chat.engine.select import load_model

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from rwkv_chat import checkpoints
 from rwkv_chat.checkpoints import catalog
-from rwkv_chat.checkpoints.open import inspect
 from rwkv_chat.errors import CheckpointError
 from rwkv_chat.paths import models_dir
 from tests.checkpoints.writers import as_fla7, write_folder
@@ -90,9 +90,9 @@ def test_folders_of_hugging_face_are_models(embedded: Path, tmp_path: Path) -> N
     assert found["broken"] == "damaged"
     assert found["goose.7"].endswith(" MB")
     for name in ("goose.7", "model"):
-        assert inspect(catalog.find(name)).name == name
+        assert checkpoints.open(catalog.find(name)).name == name
     other = write_folder(tmp_path / "elsewhere", weights)
-    assert inspect(catalog.find(other)).name == "elsewhere"
+    assert checkpoints.open(catalog.find(other)).name == "elsewhere"
     with pytest.raises(CheckpointError, match="There is no model"):
         catalog.find(models_dir() / "empty")
 

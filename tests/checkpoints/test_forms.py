@@ -9,8 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from rwkv_chat import checkpoints
 from rwkv_chat.checkpoints.convert import cached_path
-from rwkv_chat.checkpoints.open import ConvertedModel, inspect, open_model
+from rwkv_chat.checkpoints.converted import ConvertedModel, open_model
 from rwkv_chat.engine.select import load_model
 from rwkv_chat.errors import (
     CheckpointError,
@@ -61,7 +62,7 @@ def test_a_folder_of_rwkv_7(tmp_path: Path, fused: bool, shards: int, suffix: st
     for path in folder.iterdir():  # whichever of its files one names
         if path.suffix != ".bin" or shards == 1 or "-of-" in path.name:
             assert open_model(path, "f32").fingerprint == model.fingerprint
-    found = inspect(folder)
+    found = checkpoints.open(folder)
     parts = [p for p in folder.iterdir() if p.suffix == f".{suffix}"]
     assert found.file_bytes == sum(part.stat().st_size for part in parts)
     assert "fla names" in found.format
@@ -120,7 +121,7 @@ def test_a_saved_state_is_no_model(tmp_path: Path) -> None:
     model = load_model(model_file())
     model.forward([1, 2])[1].save(tmp_path / "a.state")
     with pytest.raises(NotAModelError, match="is a saved state"):
-        inspect(tmp_path / "a.state")
+        checkpoints.open(tmp_path / "a.state")
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -139,7 +140,7 @@ def test_attention_in_a_layer_makes_it_a_hybrid(
         mixed[f"{own}{letter}_proj.weight"] = torch.ones(SPEC.n_embd, SPEC.n_embd)
     safetensors.torch.save_file(mixed, tmp_path / "m.safetensors")
     with pytest.raises(UnsupportedModelError, match="is a hybrid of RWKV and a transformer"):
-        inspect(tmp_path / "m.safetensors")
+        checkpoints.open(tmp_path / "m.safetensors")
 
 
 def test_tied_embeddings_are_the_head(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_other_computations_are_refused(
 ) -> None:
     write_folder(tmp_path, as_fla7(random_weights(SPEC), fused=True), config)
     with pytest.raises(UnsupportedModelError, match=what):
-        inspect(tmp_path)
+        checkpoints.open(tmp_path)
 
 
 def test_indexes_that_cannot_be_used(tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_indexes_that_cannot_be_used(tmp_path: Path) -> None:
     def refused(text: str, kind: type[CheckpointError], what: str) -> None:
         index.write_text(text)
         with pytest.raises(kind, match=what):
-            inspect(folder)
+            checkpoints.open(folder)
 
     refused("[" * 100_000, NotAModelError, "no JSON")
     refused("[]", NotAModelError, "no description")
@@ -238,9 +239,9 @@ def test_indexes_that_cannot_be_used(tmp_path: Path) -> None:
     index.write_text(json.dumps(good))
     (folder / good["weight_map"][first]).unlink()
     with pytest.raises(CheckpointError, match="There is no file"):
-        inspect(folder)
+        checkpoints.open(folder)
     with pytest.raises(NotAModelError, match="holds no model"):
-        inspect(tmp_path)
+        checkpoints.open(tmp_path)
 
 
 def test_fused_tensors_that_cannot_be_taken_apart(tmp_path: Path) -> None:
@@ -255,10 +256,10 @@ def test_fused_tensors_that_cannot_be_taken_apart(tmp_path: Path) -> None:
     ):
         write_folder(tmp_path, {**weights, name: torch.ones(shape)})
         with pytest.raises(ShapeError, match="does not hold what it should"):
-            inspect(tmp_path)
+            checkpoints.open(tmp_path)
     write_folder(tmp_path, {**seven, "model.layers.0.attn.x_k": torch.ones(32)})
     with pytest.raises(NotAModelError, match="in two forms"):
-        inspect(tmp_path)
+        checkpoints.open(tmp_path)
 
 
 def test_what_the_rwkv_package_converted_is_refused_with_its_strategy(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_what_the_rwkv_package_converted_is_refused_with_its_strategy(tmp_path: 
     for more in ({}, {"blocks.0.att.key.weight_mx": torch.ones(4, dtype=torch.uint8)}):
         torch.save({**weights, **extra, **more}, tmp_path / "m.pth")
         with pytest.raises(UnsupportedModelError, match='rwkv package for "cuda fp16"'):
-            inspect(tmp_path / "m.pth")
+            checkpoints.open(tmp_path / "m.pth")
 
 
 def test_a_header_of_any_size_is_that_of_safetensors(tmp_path: Path) -> None:
@@ -279,4 +280,4 @@ def test_a_header_of_any_size_is_that_of_safetensors(tmp_path: Path) -> None:
             break
     else:
         pytest.fail("no header of such a size was written")
-    assert inspect(path).format == "safetensors"
+    assert checkpoints.open(path).format == "safetensors"

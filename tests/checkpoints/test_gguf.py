@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from rwkv_chat import checkpoints
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.checkpoints.files import map_file
 from rwkv_chat.checkpoints.gguf_header import read_header
-from rwkv_chat.checkpoints.open import inspect, open_model
 from rwkv_chat.checkpoints.reading import open_checkpoint
 from rwkv_chat.checkpoints.source import read_source
 from rwkv_chat.commands.memory import peak_memory, reset_peak_memory
@@ -107,7 +108,7 @@ def test_quantised_weights_are_exactly_what_they_stand_for(
 def test_bfloat16_files_open_as_bfloat16(tmp_path: Path) -> None:
     weights = random_weights(WIDE["7"])
     path = write_gguf(tmp_path / "m.gguf", weights, WIDE["7"], Kind.BF16)
-    assert inspect(path).dtype == "BF16"
+    assert checkpoints.open(path).dtype == "BF16"
     model = open_model(path)
     assert model.weights == "bf16"
     head = weights["head.weight"].bfloat16().view(torch.int16).numpy().view("u2")
@@ -149,7 +150,7 @@ def with_tokens(
 
 def test_the_world_vocabulary_is_recognised(tmp_path: Path) -> None:
     path = with_tokens(tmp_path, world_tokens()[1:], rows=65536)
-    assert (inspect(path).tokenizer, inspect(path).template) == ("world", "chat")
+    assert (checkpoints.open(path).tokenizer, checkpoints.open(path).template) == ("world", "chat")
     model = load_model(path, threads=1)
     assert model.tokenizer.fingerprint == Vocabulary("world", world_tokens()).fingerprint
     assert model.tokenizer.encode("User: x\n\nAssistant:")[0] == 24281
@@ -171,7 +172,7 @@ OWN = list(dict.fromkeys(OWN))
 
 def test_another_vocabulary_travels_with_the_model(tmp_path: Path) -> None:
     path = with_tokens(tmp_path, OWN)
-    assert inspect(path).tokenizer == "inside"
+    assert checkpoints.open(path).tokenizer == "inside"
     model = load_model(path, threads=1)
     assert model.tokenizer.token_bytes == (b"", *OWN, *[b""] * (299 - len(OWN)))
     text = "it's 你好 the \\x41 end\n"
@@ -186,8 +187,11 @@ def test_another_vocabulary_travels_with_the_model(tmp_path: Path) -> None:
 
 def test_a_vocabulary_of_bytes_is_recognised(tmp_path: Path) -> None:
     spec = replace(SPECS["7"], vocab_size=256)
-    assert inspect(write_gguf(tmp_path / "m.gguf", random_weights(spec), spec)).tokenizer == "bytes"
-    assert inspect(with_tokens(tmp_path, BYTES, rows=257)).tokenizer == "inside"
+    assert (
+        checkpoints.open(write_gguf(tmp_path / "m.gguf", random_weights(spec), spec)).tokenizer
+        == "bytes"
+    )
+    assert checkpoints.open(with_tokens(tmp_path, BYTES, rows=257)).tokenizer == "inside"
 
 
 def test_a_vocabulary_that_cannot_write_all_text_is_refused(tmp_path: Path) -> None:
@@ -230,7 +234,7 @@ def test_the_vocabulary_of_another_kind_of_tokenizer_is_not_used(tmp_path: Path)
     path = with_tokens(tmp_path, BYTES)
     key = b"tokenizer.ggml.model" + struct.pack("<IQ", 8, 4)
     path.write_bytes(path.read_bytes().replace(key + b"rwkv", key + b"gpt2"))
-    assert inspect(path).tokenizer == "unknown"
+    assert checkpoints.open(path).tokenizer == "unknown"
     with pytest.raises(TokenizerError, match=r"beside it, as vocab\.txt"):
         load_model(path, threads=1)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.checkpoints.files import map_file
 from rwkv_chat.checkpoints.gguf_header import read_header
-from rwkv_chat.checkpoints.open import open_model
 from rwkv_chat.engine.select import load_model
 from tests.ggml_files import write_gguf
 from tests.seeded import random_weights, small_spec, spec_of

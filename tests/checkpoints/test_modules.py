@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.checkpoints.modules import SavedObject, named_tensors
-from rwkv_chat.checkpoints.open import open_model
 from rwkv_chat.checkpoints.pth import open_pth
 from rwkv_chat.errors import NotAModelError
 from tests.seeded import random_weights, spec_of

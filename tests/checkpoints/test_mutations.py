@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 
 from rwkv_chat.checkpoints.archive import list_entries
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.checkpoints.files import map_file
 from rwkv_chat.checkpoints.gguf_header import read_header
 from rwkv_chat.checkpoints.layout import converted_shapes
-from rwkv_chat.checkpoints.open import open_model
 from rwkv_chat.checkpoints.rwkvcpp import open_rwkvcpp
 from rwkv_chat.checkpoints.source import read_source
 from rwkv_chat.commands.memory import peak_memory, reset_peak_memory

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from rwkv_chat import checkpoints
 from rwkv_chat.checkpoints.convert import convert
-from rwkv_chat.checkpoints.open import inspect, open_model, verify
+from rwkv_chat.checkpoints.converted import open_model, verify
 from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.checkpoints.q4 import (
     pack_rows,
@@ -92,9 +93,9 @@ def test_a_file_is_cached_verified_and_becomes_other_types(tmp_path: Path) -> No
     torch.save(official(random_weights(SPEC)), tmp_path / "tiny.pth")
     made = open_model(tmp_path / "tiny.pth", "q4")
     verify(made.path)
-    info = inspect(tmp_path / "tiny.pth")
+    info = checkpoints.open(tmp_path / "tiny.pth")
     assert sum(array.nbytes for array in made.tensors.values()) == info.weights_bytes["q4"]
-    assert inspect(made.path).dtype == "U8"
+    assert checkpoints.open(made.path).dtype == "U8"
     assert open_model(made.path).weights == "q4"
     assert convert(made.path, "q4") != made.path
     wide = open_model(made.path, "f32")

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from rwkv_chat import checkpoints
 from rwkv_chat.checkpoints import safetensors as files
 from rwkv_chat.checkpoints.convert import convert
+from rwkv_chat.checkpoints.converted import open_model, verify
 from rwkv_chat.checkpoints.layout import converted_shapes, is_vector
-from rwkv_chat.checkpoints.open import inspect, open_model, verify
 from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.checkpoints.q8 import SCALE, dequantize, quantize, scale_shape, scales_of
 from rwkv_chat.errors import CheckpointError, MissingTensorError, ShapeError, TruncatedError
@@ -96,10 +97,10 @@ def test_it_is_cached_and_verified_and_told_of(source: Path) -> None:
     again = open_model(source, "q8", lambda _, part: told.append(part))
     assert (again.path, again.fingerprint, told) == (made.path, made.fingerprint, [])
     verify(made.path)
-    info = inspect(source)
+    info = checkpoints.open(source)
     assert sum(array.nbytes for array in made.tensors.values()) == info.weights_bytes["q8"]
     assert info.weights_bytes["q8"] < info.weights_bytes["bf16"] < info.weights_bytes["f32"]
-    assert inspect(made.path).dtype == "I8"
+    assert checkpoints.open(made.path).dtype == "I8"
     assert open_model(made.path).weights == "q8"
     other = {open_model(source, weights).fingerprint for weights in ("f32", "bf16")}
     assert len({made.fingerprint, *other}) == 3

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rwkv_chat.checkpoints.open import inspect, open_model
+from rwkv_chat import checkpoints
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.checkpoints.reading import open_checkpoint
 from rwkv_chat.engine.select import load_model
 from rwkv_chat.errors import (
@@ -94,7 +95,7 @@ def test_quantised_weights_are_exactly_what_they_stand_for(kind: Kind, tmp_path:
     weights = random_weights(spec)
     path = write_rwkvcpp(tmp_path / "m.bin", official(weights), kind)
     model = open_model(path, "f32")
-    assert inspect(path).dtype == ("F16" if kind == Kind.F16 else "F32")
+    assert checkpoints.open(path).dtype == ("F16" if kind == Kind.F16 else "F32")
     for name in ("blocks.0.att.key.weight", "blocks.1.ffn.value.weight"):
         array = weights[name].numpy()
         wanted = gguf.quants.dequantize(quantised(array, kind), kind)
@@ -217,4 +218,4 @@ def test_a_file_without_its_last_tensors_is_refused(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"head.weight") - 20])
     with pytest.raises(CheckpointError, match=r"lacks the tensor head\.weight"):
-        inspect(path)
+        checkpoints.open(path)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from rwkv_chat.checkpoints import catalog
-from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.engine.cuda import CudaBackend
 from rwkv_chat.engine.cudalib import CudaLibrary

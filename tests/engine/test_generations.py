@@ -9,11 +9,10 @@ from rwkv_chat.chat.options import Options
 from rwkv_chat.chat.sampling import Sampling
 from rwkv_chat.chat.tree import Conversation
 from rwkv_chat.engine import native, select
-from rwkv_chat.engine.backend import NATIVE_GENERATIONS
 from rwkv_chat.engine.model import Model
 from rwkv_chat.engine.select import load_model
 from rwkv_chat.errors import EngineError, SnapshotError, UsageError
-from rwkv_chat.models.generations import GENERATIONS
+from rwkv_chat.models.generations import GENERATIONS, NATIVE_GENERATIONS
 from tests.tiny import Desk, load, model_file
 
 # Of the parts that only some models have, all together or none.

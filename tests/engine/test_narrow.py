@@ -8,7 +8,7 @@ import torch
 
 import rwkv_chat
 from rwkv_chat import paths
-from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.engine.native import NativeBackend
 from rwkv_chat.engine.select import load_model
 from rwkv_chat.training.measure import bits_per_byte

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rwkv_chat.chat.sampling import Sampling
-from rwkv_chat.checkpoints.open import ConvertedModel, open_model
+from rwkv_chat.checkpoints.converted import ConvertedModel, open_model
 from rwkv_chat.engine import sampling
 from rwkv_chat.engine.backend import DecoderConfig
 from rwkv_chat.engine.reference import ReferenceBackend

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwkv_chat import _native
-from rwkv_chat.engine.backend import NATIVE_GENERATIONS
+from rwkv_chat.models.generations import NATIVE_GENERATIONS
 from rwkv_chat.models.state import StateLayout
 from tests.kernels.oracle import ODD_SPECS, Tensors, make_any_tensors, spec_fields
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rwkv_chat.checkpoints.open import ConvertedModel
+from rwkv_chat.checkpoints.converted import ConvertedModel
 from rwkv_chat.engine.native import NativeBackend
 
 __all__ = ["check_kernels", "official_logits"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rwkv_chat import _native
-from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.engine.reference import ReferenceBackend
 from rwkv_chat.models.base import Reference
 from rwkv_chat.models.spec import ModelSpec

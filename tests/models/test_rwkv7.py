@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rwkv_chat import _native
-from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.models.rwkv7 import Rwkv7
 from rwkv_chat.models.spec import ModelSpec
 from tests.models.oracle import check_kernels, official_logits

@@ -3,7 +3,7 @@
 import pytest
 
 from rwkv_chat import paths
-from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.engine.select import load_model
 from rwkv_chat.tokenizer.load import load
 from rwkv_chat.training.judge import Answer, Speaker

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rwkv_chat import _native
-from rwkv_chat.checkpoints.open import open_model
+from rwkv_chat.checkpoints.converted import open_model
 from rwkv_chat.errors import UsageError
 from rwkv_chat.training.batches import Ids, Mix, Roles, Source
 from rwkv_chat.training.curve import draw_curve

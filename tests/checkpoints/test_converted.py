@@ -10,10 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 
+from rwkv_chat import checkpoints
 from rwkv_chat.checkpoints import safetensors as files
 from rwkv_chat.checkpoints.convert import cached_path, convert
+from rwkv_chat.checkpoints.converted import open_model, verify
 from rwkv_chat.checkpoints.layout import converted_shapes, render_spec
-from rwkv_chat.checkpoints.open import inspect, open_model, verify
 from rwkv_chat.errors import CheckpointError, ShapeError, TruncatedError, UsageError
 from rwkv_chat.models.generations import GENERATIONS
 from rwkv_chat.models.spec import ModelSpec
@@ -141,7 +142,7 @@ def test_older_generations_come_back_from_their_converted_form(
         assert np.array_equal(model.tensors[name], wanted), name
     again = open_model(model.path)
     assert (again.spec, again.fingerprint) == (spec, model.fingerprint)
-    assert inspect(model.path).state_bytes == 4 * StateLayout.of(spec).size
+    assert checkpoints.open(model.path).state_bytes == 4 * StateLayout.of(spec).size
 
 
 @pytest.mark.parametrize("generation", ["5.0", "5.1"])
@@ -163,7 +164,7 @@ def test_float32_vectors_do_not_widen_bfloat16_matrices(tmp_path: Path) -> None:
     weights = random_weights(SPEC)
     mixed = {n: t.bfloat16() if is_matrix(n) else t for n, t in weights.items()}
     torch.save(mixed, tmp_path / "m.pth")
-    assert inspect(tmp_path / "m.pth").dtype == "BF16"
+    assert checkpoints.open(tmp_path / "m.pth").dtype == "BF16"
     model = open_model(tmp_path / "m.pth")
     assert model.weights == "bf16"
     for name, array in turned(mixed).items():
@@ -331,7 +332,7 @@ def test_the_name_inside_a_file_is_made_printable(source: Path, tmp_path: Path, 
 
 def test_the_name_of_a_file_is_made_printable(source: Path) -> None:
     path = source.rename(source.parent / os.fsdecode(b"a\x1b\xffb.pth"))
-    assert inspect(path).name == open_model(path, "f32").name == "a\ufffd\ufffdb"
+    assert checkpoints.open(path).name == open_model(path, "f32").name == "a\ufffd\ufffdb"
 
 
 def test_a_conversion_that_reads_back_otherwise_is_refused(
@@ -433,29 +434,6 @@ def test_unknown_weights_are_refused(source: Path) -> None:
     for call in (open_model, convert):
         with pytest.raises(UsageError, match="q9"):
             call(source, "q9")
-
-
-def test_inspect_reads_no_weights(tmp_path: Path) -> None:
-    spec = small_spec(vocab_size=65536)
-    weights = official(random_weights(spec))
-    weights["extra.thing"] = torch.ones(2)
-    path = tmp_path / "rwkv7-g1h-tiny-20260101-ctx4096.pth"
-    torch.save(weights, path)
-    info = inspect(path)
-    assert info.spec == spec
-    assert (info.format, info.dtype, info.tokenizer, info.template) == ("pth", "F32", "world", "g1")
-    assert info.ignored == ("extra.thing",)
-    assert info.file_bytes == path.stat().st_size
-    assert info.state_bytes == 2 * (32 + 32 * 16 + 32) * 4
-    assert info.weights_bytes["f32"] == 4 * spec.n_parameters
-    assert not cache_dir().exists()
-    made = open_model(path, "bf16")
-    assert sum(array.nbytes for array in made.tensors.values()) == info.weights_bytes["bf16"]
-    assert inspect(made.path).format == "rwkv-chat"
-    for name, template in {"RWKV-x070-World-0.1B.pth": "chat", "big1.pth": "chat"}.items():
-        path.rename(tmp_path / name)
-        path = tmp_path / name
-        assert inspect(path).template == template
 
 
 def test_a_trained_model_opens() -> None:

@@ -6,24 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from rwkv_chat.checkpoints import safetensors
 from rwkv_chat.checkpoints.convert import Progress, cached_path, convert
 from rwkv_chat.checkpoints.folder import find_files
-from rwkv_chat.checkpoints.layout import converted_shapes, render_spec
+from rwkv_chat.checkpoints.layout import render_spec
 from rwkv_chat.checkpoints.overrides import Overrides
 from rwkv_chat.checkpoints.source import Source, read_source
 from rwkv_chat.errors import CheckpointError, TruncatedError, UsageError
 from rwkv_chat.models.spec import ModelSpec
-from rwkv_chat.models.state import StateLayout
 from rwkv_chat.weights import WEIGHTS
 
-__all__ = ["ConvertedModel", "FileInfo", "inspect", "open_model", "verify"]
+__all__ = ["ConvertedModel", "open_model", "verify"]
 
 _VERIFIED_SIZE = 32 << 20
-_AS_FOUND = Overrides()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,30 +44,6 @@ class ConvertedModel:
     path: Path
     source: Path
     vocabulary: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class FileInfo:
-    """What the headers of a model file tell.
-
-    `format` is that of `open_checkpoint` or "rwkv-chat" (converted), with what else is to be said
-    of its form; `dtype` the type of its matrices (F32 where they are quantised), `weights_bytes`
-    the size in memory for each weights type, `converted` the file of each weights type that opens
-    at once, `ignored` tensors that have no use.
-    """
-
-    path: Path
-    name: str
-    format: str
-    spec: ModelSpec
-    dtype: str
-    file_bytes: int
-    weights_bytes: Mapping[str, int]
-    state_bytes: int
-    tokenizer: str
-    template: str
-    converted: Mapping[str, Path]
-    ignored: tuple[str, ...]
 
 
 def open_model(
@@ -175,44 +148,3 @@ def _verify_payload(file: safetensors.TensorFile) -> None:
             f"{file.path} is damaged: its weights do not match their fingerprint. "
             "Convert or download the model again."
         )
-
-
-def inspect(path: Path, overrides: Overrides = _AS_FOUND) -> FileInfo:
-    """What a model file holds, from its headers alone.
-
-    Args:
-        path: the file.
-        overrides: as for `open_model`.
-
-    Raises:
-        CheckpointError: the file cannot be used. UsageError: it cannot be so.
-    """
-    source = read_source(path)
-    spec = overrides.apply(source.spec)
-    sizes = {
-        weights: sum(
-            int(np.prod(shape, dtype=np.int64)) * safetensors.DTYPES[dtype].itemsize
-            for dtype, shape in converted_shapes(spec, weights).values()
-        )
-        for weights in WEIGHTS
-    }
-    return FileInfo(
-        path=path,
-        name=source.name,
-        format=source.format,
-        spec=spec,
-        dtype=source.dtype,
-        file_bytes=sum(part.stat().st_size for part in find_files(path).parts),
-        weights_bytes=sizes,
-        state_bytes=4 * StateLayout.of(spec).size,
-        tokenizer=source.tokenizer,
-        template=source.template,
-        converted=_conversions(path, source),
-        ignored=source.ignored,
-    )
-
-
-def _conversions(path: Path, source: Source) -> dict[str, Path]:
-    cached = {weights: cached_path(path, weights) for weights in WEIGHTS}
-    found = {weights: file for weights, file in cached.items() if file.exists()}
-    return {**found, source.weights: path} if source.is_converted else found
