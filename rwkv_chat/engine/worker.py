@@ -57,6 +57,7 @@ class Worker:
         self._running: set[Generation] = set()
         self._closed = False
         self._ended = False
+        self._imported = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -71,6 +72,8 @@ class Worker:
         Raises:
             RwkvChatError: it cannot be opened.
         """
+        # Two threads that import numpy at the same time may each get a half of it.
+        self._imported.wait()
         return self._library.open(name, progress)
 
     def generate(self, model: Any, request: Request, listener: Listener) -> Generation:
@@ -111,7 +114,10 @@ class Worker:
         self._thread.join()
 
     def _loop(self) -> None:
-        from rwkv_chat.engine.scheduler import Scheduler
+        try:
+            from rwkv_chat.engine.scheduler import Scheduler
+        finally:
+            self._imported.set()
 
         scheduler = Scheduler()
         while not self._ended or scheduler:
