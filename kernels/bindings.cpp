@@ -245,12 +245,11 @@ rwkv::Spec read_spec(const nb::mapping& fields) {
         if (!fields.contains(key)) refuse(std::string("The spec has no field ") + name + ".");
         return nb::object(fields[key]);
     };
-    rwkv::Spec spec{};
     std::string generation;
     if (!nb::try_cast(field("generation"), generation)) {
         refuse("The spec's generation must be a string.");
     }
-    spec.generation = rwkv::parse_generation(generation);
+    rwkv::Spec spec = rwkv::parse_generation(generation);
     static const std::pair<const char*, std::size_t rwkv::Spec::*> sizes[] = {
         {"n_layer", &rwkv::Spec::layers},       {"n_embd", &rwkv::Spec::width},
         {"n_att", &rwkv::Spec::att_width},      {"vocab_size", &rwkv::Spec::vocabulary},

@@ -56,8 +56,7 @@ int on_device(RwkvCudaModel* model, Work work) {
 }
 
 rwkv::Spec read_spec(const RwkvCudaSpec& from) {
-    rwkv::Spec spec{};
-    spec.generation = rwkv::parse_generation(from.generation);
+    rwkv::Spec spec = rwkv::parse_generation(from.generation);
     spec.layers = from.layers;
     spec.width = from.width;
     spec.att_width = from.att_width;

@@ -53,6 +53,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 embed_kernel(const float* rows, NormVectors norm, int width, float* x) {
     __shared__ Room room;
     const size_t at = static_cast<size_t>(blockIdx.x) * width;
+    if (norm.weight == nullptr) {
+        for (int c = static_cast<int>(threadIdx.x); c < width; c += kThreads) x[at + c] = rows[at + c];
+        return;
+    }
     layer_norm(norm, width, room, [&](int c) { return rows[at + c]; },
                [&](int c, float normal) { x[at + c] = normal; });
 }

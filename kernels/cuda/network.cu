@@ -21,7 +21,7 @@ Activations Network::activations(Arena& arena, int channels, int tokens) const {
 }
 
 void Network::load(Loader& loader, Arena& arena, const ModelWeights& weights, int outputs) {
-    ln0_ = loader.norm(weights.ln0);
+    if (!spec_.normed) ln0_ = loader.norm(weights.ln0);
     ln_out_ = loader.norm(weights.ln_out);
     head_ = loader.matrix(weights.head);
     load_layers(loader, weights);

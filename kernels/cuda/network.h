@@ -81,7 +81,7 @@ protected:
 private:
     Shift shift_into_mixed(std::initializer_list<const float*> mixes, std::size_t offset) const;
 
-    NormVectors ln0_{}, ln_out_{};
+    NormVectors ln0_{}, ln_out_{};  // no ln0 where the embeddings are normed
     DeviceMatrix head_;
     float* parts_ = nullptr;  // [parts, rows, width]
     Added added_{};

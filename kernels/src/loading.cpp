@@ -292,13 +292,18 @@ Layers<Layer> load_layers(const Spec& spec, const Reader& read) {
 
 }  // namespace
 
-Generation parse_generation(const std::string& name) {
+Spec parse_generation(const std::string& name) {
     static const std::pair<const char*, Generation> known[] = {
         {"4", Generation::v4},     {"5.0", Generation::v5_0}, {"5.1", Generation::v5_1},
         {"5.2", Generation::v5_2}, {"6", Generation::v6},     {"7", Generation::v7},
         {"7a", Generation::v7a}};
     for (const auto& [text, generation] : known) {
-        if (name == text) return generation;
+        const bool normed = name == std::string(text) + "+normed";
+        if (!normed && name != text) continue;
+        Spec spec{};
+        spec.generation = generation;
+        spec.normed = normed;
+        return spec;
     }
     throw std::invalid_argument("There are no kernels for a model of the generation \"" + name +
                                 "\".");
@@ -338,7 +343,7 @@ ModelWeights load_weights(const Spec& spec, const std::map<std::string, Tensor>&
     ModelWeights weights{};
     weights.emb = read.matrix("emb.weight", spec.vocabulary, spec.width);
     weights.head = read.matrix("head.weight", spec.vocabulary, spec.width);
-    weights.ln0 = read.norm("blocks.0.ln0", spec.width);
+    if (!spec.normed) weights.ln0 = read.norm("blocks.0.ln0", spec.width);
     weights.ln_out = read.norm("ln_out", spec.width);
     switch (spec.generation) {
         case Generation::v4: weights.layers = load_layers<Layer4>(spec, read); break;

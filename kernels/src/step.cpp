@@ -83,6 +83,7 @@ void Step::embed() {
     for_rows(rows_, [&](std::size_t t) {
         float* x = &x_[t * d];
         copy_row(weights_.emb, ids_[t], x);
+        if (spec_.normed) return;
         kernels_.layer_norm(x, weights_.ln0.weight.data(), weights_.ln0.bias.data(), d,
                             kLayerNormEps, x);
     });

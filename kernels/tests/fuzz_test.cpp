@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -30,12 +31,14 @@ std::string random_text(Random& random, std::size_t most, std::size_t alphabet) 
 
 // Tensors of a random model, each in a block of exactly its size.
 struct RandomModel {
-    RandomModel(Random& random, Generation generation) {
+    RandomModel(Random& random, const Spec& named) {
+        const Generation generation = named.generation;
         const bool is_4 = generation == Generation::v4;
         const bool is_7 = generation == Generation::v7 || generation == Generation::v7a;
         const std::size_t heads = random.between(1, 3);
         static const std::size_t sizes[] = {1, 4, 7, 16, 17};
         spec.generation = generation;
+        spec.normed = named.normed;
         spec.layers = random.between(1, 3);
         spec.head_size = sizes[random.below(std::size(sizes))];
         spec.att_width = heads * spec.head_size;
@@ -70,7 +73,7 @@ struct RandomModel {
         matrix("head.weight", spec.vocabulary, d);
         for (const char* name : {"blocks.0.ln0.weight", "blocks.0.ln0.bias", "ln_out.weight",
                                  "ln_out.bias"}) {
-            vector(name);
+            if (!spec.normed || std::strstr(name, "ln0") == nullptr) vector(name);
         }
         for (std::size_t i = 0; i < spec.layers; ++i) {
             const std::string block = "blocks." + std::to_string(i) + ".";
@@ -297,7 +300,7 @@ void test_sampler() {
 
 void test_model() {
     Random random(4);
-    for (const char* name : {"4", "5.0", "5.1", "5.2", "6", "7", "7a"}) {
+    for (const char* name : {"4", "5.0", "5.1", "5.2", "6", "7", "7a", "4+normed", "5.2+normed"}) {
         for (int round = 0; round < 6; ++round) {
             const RandomModel source(random, parse_generation(name));
             check_spec(source.spec);

@@ -63,9 +63,14 @@ class DerivedTensors:
         self.add(name, stored, turned, lambda array: array.swapaxes(-1, -2))
 
     def add(
-        self, name: str, stored: str, shape: tuple[int, ...], change: Callable[[Array], Array]
+        self,
+        name: str,
+        stored: str,
+        shape: tuple[int, ...],
+        change: Callable[[Array], Array],
+        dtype: str | None = None,
     ) -> None:
-        """`name`, of `shape`, is what `change` makes of `stored`.
+        """`name`, of `shape`, is what `change` makes of `stored`; `dtype` None is that of `stored`.
 
         Raises:
             NotAModelError: there is such a tensor already.
@@ -75,5 +80,5 @@ class DerivedTensors:
                 f"{self._base.path} holds the tensor {name!a} in two forms. Remove one of them."
             )
         base = self._base
-        dtype = base.tensors[stored].dtype
+        dtype = dtype or base.tensors[stored].dtype
         self._tensors[name] = Derived(dtype, shape, lambda: change(base.array(stored)))

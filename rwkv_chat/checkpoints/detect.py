@@ -41,8 +41,10 @@ class Detected:
     ignored: tuple[str, ...]
 
 
-def detect(checkpoint: Checkpoint) -> Detected:
+def detect(checkpoint: Checkpoint, *, normed: bool = False) -> Detected:
     """Find the shape of the model, and verify the name, type and shape of every tensor it needs.
+
+    `normed` tells that its embeddings have gone through ln0, and that it has none for this reason.
 
     Raises:
         CheckpointError: one of its subclasses, with the tensor and what is wrong with it.
@@ -50,7 +52,7 @@ def detect(checkpoint: Checkpoint) -> Detected:
     path = checkpoint.path
     names = strip_prefixes(path, checkpoint.tensors)
     tensors = {short: checkpoint.tensors[name] for short, name in names.items()}
-    generation = find_generation(path, tensors)
+    generation = find_generation(path, tensors, normed=normed)
     swapped = generation == "7" and _is_swapped(path, tensors)
     spec = _spec(path, tensors, generation, swapped=swapped)
     check_limits(path, spec)

@@ -10,6 +10,7 @@ from rwkv_chat.checkpoints.huggingface import (
 )
 from rwkv_chat.checkpoints.names import strip_prefixes
 from rwkv_chat.checkpoints.reading import Checkpoint
+from rwkv_chat.checkpoints.rwkvpip import is_converted, restore_converted
 from rwkv_chat.checkpoints.webrwkv import is_webrwkv, restore_webrwkv
 from rwkv_chat.errors import UnsupportedModelError
 
@@ -27,13 +28,9 @@ def restore(file: Checkpoint, kind: str) -> tuple[str, Checkpoint]:
     Raises:
         CheckpointError: the form cannot be undone, or its tensors contradict each other.
     """
-    if "_strategy" in file.metadata:
-        raise UnsupportedModelError(
-            f'{file.path} was converted by the rwkv package for "{file.metadata["_strategy"]}": '
-            "its embeddings are normalised (and for fp16 its weights scaled), which cannot be "
-            "undone. Give the model that it was made from."
-        )
     names = strip_prefixes(file.path, file.tensors)
+    if is_converted(file):
+        return "rwkv package", restore_converted(file, names)
     if is_fla(names):
         if any(".attn.q_proj." in name for name in names):
             return "", file  # a hybrid, which is refused by the names it has

@@ -48,14 +48,16 @@ def strip_prefixes(path: Path, names: Iterable[str]) -> dict[str, str]:
     return result
 
 
-def find_generation(path: Path, tensors: Mapping[str, TensorShape]) -> str:
+def find_generation(path: Path, tensors: Mapping[str, TensorShape], *, normed: bool = False) -> str:
     """The generation, such as "5.2", that the names (without prefixes) are those of.
+
+    `normed` tells that the embeddings have gone through ln0, and that it is not there any more.
 
     Raises:
         UnsupportedModelError: they are those of something else, which the sentence names.
         NotAModelError: they belong to no known model.
     """
-    found = _architecture(tensors)
+    found = _architecture(tensors, normed=normed)
     known = "Give an RWKV model of one of the generations 1 to 7."
     if found is None:
         raise NotAModelError(f"{path} holds no RWKV model: its tensors have unknown names. {known}")
@@ -64,7 +66,7 @@ def find_generation(path: Path, tensors: Mapping[str, TensorShape]) -> str:
     raise UnsupportedModelError(f"{path} is {found}, which is not supported. {known}")
 
 
-def _architecture(tensors: Mapping[str, TensorShape]) -> str | None:
+def _architecture(tensors: Mapping[str, TensorShape], *, normed: bool) -> str | None:
     """A key of GENERATIONS, or what else it is in words."""
 
     def has(*parts: str) -> bool:
@@ -85,11 +87,15 @@ def _architecture(tensors: Mapping[str, TensorShape]) -> str | None:
     if has("att.time_state") and not has("att.r_k"):
         whole = has("att.key.weight")
         return f"a start state (time_state) and {'also' if whole else 'not'} a whole model"
-    base = _base(tensors, has)
-    return base if base is None or base.startswith("a") else _with_parts(base, has)
+    base = _base(tensors, has, normed=normed)
+    if base is None or base.startswith("a"):
+        return base
+    return _with_parts(base, has, normed=normed)
 
 
-def _base(tensors: Mapping[str, TensorShape], has: Callable[..., bool]) -> str | None:
+def _base(
+    tensors: Mapping[str, TensorShape], has: Callable[..., bool], *, normed: bool
+) -> str | None:
     """The generation but for the parts that only some of its models have, or what it is instead."""
     decay = next((t for name, t in tensors.items() if name.endswith("att.time_decay")), None)
     if has("attn.time_"):
@@ -101,7 +107,7 @@ def _base(tensors: Mapping[str, TensorShape], has: Callable[..., bool]) -> str |
     if has("att.ln_x"):
         return _variant_of_5(decay, gate=has("att.gate", "att.time_mix_g"))
     if has("time_mix_k"):
-        if not has("ln0."):
+        if not normed and not has("ln0."):
             return "2.5"
         return "3" if decay is not None and len(decay.shape) == 2 else "4"
     return "2" if has("time_mix") else None
@@ -119,9 +125,10 @@ def _variant_of_5(decay: TensorShape | None, *, gate: bool) -> str:
     return "5.1" if decay is not None and prod(decay.shape[1:]) == 1 else "5.2"
 
 
-def _with_parts(base: str, has: Callable[..., bool]) -> str:
+def _with_parts(base: str, has: Callable[..., bool], *, normed: bool) -> str:
     """`base` with the parts that only some models have, as GENERATIONS names it or in words."""
     parts = [part for part, names in _PARTS.items() if has(*names)]
+    parts += ["normed"] if normed else []
     trials = [trial for trial, names in _TRIALS.items() if has(*names)]
     found = "+".join((base, *parts))
     if found in GENERATIONS and not trials:

@@ -114,9 +114,9 @@ def open_pth(path: Path) -> PthFile:
     }
     # The rwkv package stores how it converted a model beside its tensors.
     metadata = {
-        name: value[:_MAX_NOTE]
+        name: str(value)[:_MAX_NOTE]
         for name, value in found.items()
-        if name.startswith("_") and isinstance(value, str)
+        if name.startswith("_") and isinstance(value, str | int)
     }
     return PthFile(path, MappingProxyType(tensors), data, MappingProxyType(metadata))
 

@@ -72,7 +72,7 @@ def read_source(path: Path) -> Source:
     if "format" in stored.metadata and "rwkv-chat" in stored.metadata["format"]:
         return _converted(stored)
     form, checkpoint = restore(stored, kind)
-    found = detect(checkpoint)
+    found = detect(checkpoint, normed=form == "rwkv package")
     spec = with_config(found.spec, files.config) if form == "fla" else found.spec
     told = checkpoint.metadata if kind == "gguf" else {}
     tokenizer = told.get("tokenizer", kind_of(spec.vocab_size))

@@ -103,7 +103,9 @@ class Reference(ABC):
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """What layer 0 gets, [T, D]."""
-        return self._norm("blocks.0.ln0", self._weights["emb.weight"][tokens])
+        rows = self._weights["emb.weight"][tokens]
+        has_norm = "blocks.0.ln0.weight" in self._weights
+        return self._norm("blocks.0.ln0", rows) if has_norm else rows
 
     def _head(self, x: Tensor, call: Call) -> tuple[Tensor, LayerState]:
         """The logits [T, V] of x [T, D], and the new parts of the state that belong to no layer."""

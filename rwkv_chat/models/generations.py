@@ -325,12 +325,22 @@ def _with_channels_first(base: Generation) -> Generation:
     return replace(base, name=f"{base.name}+ffnPre", layer=rest, first=(*base.first, *mix))
 
 
+def _normed(base: Generation) -> Generation:
+    """`base` whose embeddings have gone through ln0 already, as the rwkv package keeps them."""
+    return replace(base, name=f"{base.name}+normed", first=())
+
+
 def _variants(base: Generation) -> tuple[Generation, ...]:
     """`base` and what its models were tried with."""
     pre = _with_channels_first(base)
     return base, pre, _with_copying(base), _with_copying(pre)
 
 
+_V5 = (
+    _v5("5.0", "H", gate=False),
+    _v5("5.1", "H", gate=True),
+    _v5("5.2", "H N", gate=True),
+)
 GENERATIONS: Mapping[str, Generation] = {
     generation.name: generation
     for generation in (
@@ -342,15 +352,18 @@ GENERATIONS: Mapping[str, Generation] = {
         *_variants(_V25),
         *_variants(_V3),
         *_variants(_V4),
-        _v5("5.0", "H", gate=False),
-        _v5("5.1", "H", gate=True),
-        _v5("5.2", "H N", gate=True),
+        *_V5,
         _V6,
+        *map(_normed, (_V4, *_V5, _V6)),
         _V7,
         _V7A,
     )
 }
 """Every generation that can be opened, by name."""
 
-NATIVE_GENERATIONS = frozenset({"4", "5.0", "5.1", "5.2", "6", "7", "7a"})
+NATIVE_GENERATIONS = frozenset(
+    name
+    for name in GENERATIONS
+    if name.removesuffix("+normed") in {"4", "5.0", "5.1", "5.2", "6", "7", "7a"}
+)
 """Those that the compiled kernels compute."""

@@ -17,8 +17,9 @@ struct Tensor {
     Weights weights;
 };
 
-// The generation of such a name as "5.2". Throws std::invalid_argument with a sentence.
-Generation parse_generation(const std::string& name);
+// A spec without sizes of the generation of such a name as "5.2" or "5.2+normed". Throws
+// std::invalid_argument with a sentence.
+Spec parse_generation(const std::string& name);
 
 // Throws std::invalid_argument with a sentence: a size that is no size of such a model.
 void check_spec(const Spec& spec);

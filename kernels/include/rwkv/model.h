@@ -26,6 +26,7 @@ enum class Generation { v4, v5_0, v5_1, v5_2, v6, v7, v7a };
 
 struct Spec {
     Generation generation;
+    bool normed;             // the embeddings have gone through ln0 already
     std::size_t layers;
     std::size_t width;       // D
     std::size_t att_width;   // A

@@ -91,7 +91,7 @@ using Layers = std::vector<Layer>;
 
 struct ModelWeights {
     Matrix emb, head;   // [V, D]
-    Norm ln0, ln_out;   // [D]
+    Norm ln0, ln_out;   // [D]; no ln0 where the embeddings are normed
     std::variant<Layers<Layer4>, Layers<Layer5>, Layers<Layer6>, Layers<Layer7>> layers;
 };
 
