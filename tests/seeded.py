@@ -49,7 +49,7 @@ def spec_of(generation: str, **sizes: int) -> ModelSpec:
     """A small shape with the sizes that its generation has."""
     usual = {"n_layer": 2, "n_embd": 32, "vocab_size": 50, "head_size": 16, "n_ffn": 96}
     letters = GENERATIONS[generation].letters
-    usual |= {"rank_w": 6, "rank_mix": 5} if generation == "6" else {}
+    usual |= {"rank_w": 6, "rank_mix": 5} if generation.startswith("6") else {}
     usual |= {"ctx_len": 14} if "C" in letters else {}
     usual |= {"rank_copy": 12} if "rc" in letters else {}
     if generation[0] == "7":

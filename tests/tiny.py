@@ -21,6 +21,7 @@ def model_file(generation: str = "7") -> Path:
     """An official .pth of a byte-level model that writes noise for ever."""
     import torch
 
+    from tests.checkpoints.writers import as_rwkvpip
     from tests.seeded import official, random_weights, small_spec, spec_of
 
     usual = generation == "7"
@@ -35,7 +36,7 @@ def model_file(generation: str = "7") -> Path:
     if "head_q.weight" in weights:  # which alone would decide what is written
         weights["head_q.weight"] *= 0.02
     path = Path(mkdtemp(prefix="rwkv-chat-test-")) / f"tiny{'' if usual else generation}.pth"
-    torch.save(official(weights), path)
+    torch.save(as_rwkvpip(weights) if "normed" in generation else official(weights), path)
     return path
 
 

@@ -8,6 +8,7 @@ the outputs of later layers are divided by powers of 2, as it halves what runs b
 import re
 from collections.abc import Mapping
 from functools import partial
+from math import prod
 
 import numpy as np
 
@@ -58,7 +59,9 @@ def restore_converted(file: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
             bonus = name.removesuffix("time_first") + "time_faaaa"
             kept = _by_head(shape)
             tensors.add(bonus, stored, kept, partial(_reshape, shape=kept))
-        elif name.endswith(".att.time_decay") and not is_6:
+        elif name.endswith(".att.time_decay") and is_6:
+            tensors.add(name, stored, (prod(shape),), np.ravel)
+        elif name.endswith(".att.time_decay"):
             kept = _by_head(shape)
             undo = partial(_logarithm, shape=kept, twice=has_heads)
             tensors.add(name, stored, kept, undo, "F32")

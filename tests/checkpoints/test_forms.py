@@ -262,15 +262,6 @@ def test_fused_tensors_that_cannot_be_taken_apart(tmp_path: Path) -> None:
         checkpoints.open(tmp_path)
 
 
-def test_what_the_rwkv_package_converted_is_refused_with_its_strategy(tmp_path: Path) -> None:
-    weights = official(random_weights(spec_of("5.2")))
-    extra = {"_strategy": "cuda fp16", "_rescale_layer": 6, "_version": "0.7"}
-    for more in ({}, {"blocks.0.att.key.weight_mx": torch.ones(4, dtype=torch.uint8)}):
-        torch.save({**weights, **extra, **more}, tmp_path / "m.pth")
-        with pytest.raises(UnsupportedModelError, match='rwkv package for "cuda fp16"'):
-            checkpoints.open(tmp_path / "m.pth")
-
-
 def test_a_header_of_any_size_is_that_of_safetensors(tmp_path: Path) -> None:
     weights = random_weights(SPEC)
     for length in range(250):  # all last bytes of the size, that of a pickle among them

@@ -26,6 +26,7 @@ from tests.checkpoints.test_modules import as_module, classes
 from tests.checkpoints.writers import (
     as_fla6,
     as_fla7,
+    as_rwkvpip,
     as_transformers,
     as_webrwkv,
     write_folder,
@@ -46,7 +47,7 @@ OTHERS = ("fla 7", "fla 6", "transformers 5.2", "web-rwkv 6")
 GGML = ("gguf", "gguf of 6", "rwkv.cpp", "rwkv.cpp of 4", "rwkv.cpp of 5.2", "rwkv.cpp of 6")
 
 
-MORE = ("module", "pytorch_model.bin", "prefixes", "K-quants")
+MORE = ("rwkv package", "module", "pytorch_model.bin", "prefixes", "K-quants")
 """Variants of the others, mutated less often but in the campaign."""
 
 
@@ -89,6 +90,10 @@ def variant(what: str, folder: Path) -> Path:
     weights = official(random_weights(SPEC))
     if what == "prefixes":
         weights = {f"_forward_module.{name}": tensor for name, tensor in weights.items()}
+    if what == "rwkv package":
+        spec = spec_of("5.2+normed", n_embd=16, head_size=8, vocab_size=20, n_ffn=24)
+        torch.save(as_rwkvpip(random_weights(spec), every=1), folder / "m.pth")
+        return folder / "m.pth"
     path = folder / ("m.pth" if what == "prefixes" else what)
     torch.save(weights, path)
     return path

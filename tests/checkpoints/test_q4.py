@@ -23,6 +23,7 @@ from rwkv_chat.checkpoints.q4 import (
 )
 from rwkv_chat.errors import CheckpointError
 from rwkv_chat.models.generations import GENERATIONS
+from tests.checkpoints.writers import as_rwkvpip
 from tests.seeded import converted_arrays, official, random_weights, small_spec, spec_of
 
 SPEC = small_spec(n_layer=2, n_embd=48, head_size=16, n_ffn=150)
@@ -70,7 +71,8 @@ def test_only_projections_of_layers_have_4_bits(tmp_path: Path, generation: str)
     weights = official(random_weights(spec))
     if "head_qk" in generation:
         weights["copy_mask"] = torch.ones(spec.ctx_len, spec.ctx_len)
-    torch.save(weights, tmp_path / "m.pth")
+    is_normed = generation.endswith("normed")
+    torch.save(as_rwkvpip(weights) if is_normed else weights, tmp_path / "m.pth")
     narrow, wider = open_model(tmp_path / "m.pth", "q4"), open_model(tmp_path / "m.pth", "q8")
     packed = {name for name, array in narrow.tensors.items() if array.dtype == np.uint8}
     assert bool(packed) == (not generation.startswith("1"))  # that has other matrices

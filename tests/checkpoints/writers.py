@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-__all__ = ["as_fla6", "as_fla7", "as_transformers", "as_webrwkv", "write_folder"]
+__all__ = ["as_fla6", "as_fla7", "as_rwkvpip", "as_transformers", "as_webrwkv", "write_folder"]
 
 Weights = dict[str, torch.Tensor]
 
@@ -151,3 +151,30 @@ def write_folder(
     index = {"metadata": {"total_size": 1}, "weight_map": places}
     (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
     return folder
+
+
+def as_rwkvpip(weights: Mapping[str, torch.Tensor], every: int = 0) -> dict[str, object]:
+    """Tensors of RWKV-4 to 6 with normed embeddings as the rwkv package saves them.
+
+    Layers are scaled after `every` of them, 0 for none.
+    """
+    five = "blocks.0.att.time_mix_k" in weights and "blocks.0.att.ln_x.weight" in weights
+    result: dict[str, object] = {
+        "_strategy": "cpu fp32",
+        "_rescale_layer": every,
+        "_version": "0.7",
+    }
+    for name, tensor in weights.items():
+        module, _, last = name.rpartition(".")
+        if every and name.endswith(("att.output.weight", "ffn.value.weight")):
+            tensor = tensor / 2 ** (int(name.split(".")[1]) // every)
+        if last == "weight" and tensor.ndim == 2 and name != "emb.weight":
+            tensor = tensor.T
+        elif last == "time_decay" and five:
+            tensor = torch.exp(-torch.exp(tensor)).reshape(len(tensor), -1, 1)
+        elif last == "time_decay" and "blocks.0.att.ln_x.weight" not in weights:
+            tensor = -torch.exp(tensor)
+        elif last == "time_faaaa":
+            name, tensor = f"{module}.time_first", tensor.reshape(len(tensor), -1, 1)
+        result[name] = tensor
+    return result

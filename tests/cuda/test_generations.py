@@ -21,6 +21,7 @@ SPECS = {
     "6": spec_of("6", n_embd=70, n_att=48, n_ffn=133, vocab_size=131, rank_w=17, rank_mix=9),
     "7a": spec_of("7a", n_embd=48, n_ffn=133, vocab_size=131),
     "7a, one layer": spec_of("7a", n_layer=1, n_embd=16, n_ffn=7, rank_v=0),
+    "5.2, normed": spec_of("5.2+normed", n_ffn=133),
     "6, heads of 64": spec_of("6", n_embd=64, head_size=64, rank_w=33, rank_mix=32),
 }
 
@@ -39,7 +40,7 @@ def test_every_generation_equals_its_reference(gpu: EmulatedGpu, name: str, kind
     backend = open_backend(gpu, spec, tensors)
     known = exact(plain(spec, tensors))
     weights = {key: values.astype("f4") for key, values in known.items()}
-    truth = REFERENCES[spec.generation](spec, weights, torch.float64)
+    truth = REFERENCES[spec.parts.family](spec, weights, torch.float64)
     ids = draw(spec, 40)
     rows, end = truth.forward(ids, truth.new_state())
     logits, state = backend.forward(ids, None)
