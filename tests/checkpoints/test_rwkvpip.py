@@ -35,8 +35,9 @@ CASES = [
 IDS = [int(n) for n in np.random.default_rng(5).integers(0, 50, 50)]
 
 _SCRIPT = """
-import json, sys
+import gc, json, sys
 from rwkv.model import RWKV
+gc.freeze()  # the package collects garbage for every layer
 for path, kind, target in json.load(sys.stdin):
     try:
         RWKV(path, f"cpu {kind}", verbose=False, convert_and_save_and_exit=target)

@@ -16,10 +16,11 @@ from rwkv_chat.engine.native import NativeBackend
 __all__ = ["check_kernels", "official_logits"]
 
 _SCRIPT = """
-import json, sys
+import gc, json, sys
 import numpy as np, torch
 torch.set_num_threads(1)
 from rwkv.model import RWKV
+gc.freeze()  # the package collects garbage for every layer
 for path, ids in json.load(sys.stdin):
     model = RWKV(model=path, strategy="cpu fp32")
     sequence, _ = model.forward(list(ids), None, full_output=True)
