@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rwkv_chat.engine.reference import ReferenceBackend
+from rwkv_chat.models.generations import GENERATIONS
 from rwkv_chat.models.spec import ModelSpec
 from tests.models.golden import CASES, FILE, ids, weights
 from tests.seeded import turned
@@ -26,6 +27,11 @@ def stepped(model: ReferenceBackend, tokens: list[int]) -> np.ndarray:
         row, state = model.forward([token], state)
         rows.append(row)
     return np.stack(rows)
+
+
+def test_every_variant_without_an_official_package_is_here() -> None:
+    old = {name for name, parts in GENERATIONS.items() if parts.family in {"1", "2", "2.5", "3"}}
+    assert old <= set(CASES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ from rwkv_chat.engine.reference import ReferenceBackend
 from rwkv_chat.models.state import StateLayout
 from tests.seeded import converted_arrays, spec_of
 
-GENERATIONS = ("1", "1+head_qk", "1+time_ww+head_qk")
+GENERATIONS = ("1", "1+head_qk", "1+time_ww", "1+time_ww+head_qk")
 TOKENS = [int(n) for n in np.random.default_rng(9).integers(0, 50, 60)]
 
 
