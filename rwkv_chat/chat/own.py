@@ -13,11 +13,12 @@ OWN = "own"
 """The name under which it is chosen."""
 
 _MAX_LENGTH = 64
+_MAX_OPENING = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """The labels of turns and what separates them; `system` may be empty.
+    """The parts of a template that are text; see `Template`. `system` and the last may be empty.
 
     `base` names the template that it is like in all else.
 
@@ -30,14 +31,18 @@ class Own:
     separator: str = "\n\n"
     system: str = "System:"
     base: str = "chat"
+    material: str = ""
+    lead: str = ""
+    intro: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             part = getattr(self, field.name)
-            if not isinstance(part, str) or len(part) > _MAX_LENGTH or scrub(part) != part:
+            longest = _MAX_OPENING if field.name in ("lead", "intro") else _MAX_LENGTH
+            if not isinstance(part, str) or len(part) > longest or scrub(part) != part:
                 raise UsageError(
                     f"The {field.name} part of your template must be a text of at most "
-                    f"{_MAX_LENGTH} characters, not {part!r:.80}."
+                    f"{longest} characters, not {part!r:.80}."
                 )
         for name in ("user", "assistant"):
             if not getattr(self, name).strip():
@@ -47,26 +52,26 @@ class Own:
                 )
         if not self.separator:
             raise UsageError("The separator of your template is empty; give one, such as \\n\\n.")
-        for name in ("user", "assistant", "system"):
+        for name in ("system", "material"):
+            if getattr(self, name).isspace():
+                raise UsageError(
+                    f"The {name} part of your template holds nothing that can be seen; give a "
+                    "label, or leave it empty."
+                )
+        for name in ("user", "assistant", "system", "material"):
             if self.separator in getattr(self, name):
                 raise UsageError(
                     f"The {name} part of your template must not hold the separator: "
                     "nobody could tell where a turn ends."
                 )
-        base = templates.get(self.base)
-        if not base.labels:
+        if not templates.get(self.base).labels:
             raise UsageError(f"Your template cannot be like {self.base}, which has no labels.")
-        if self.separator in base.material:
-            raise UsageError(
-                f"The separator of your template must not stand in {base.material!r}, which "
-                f"labels the material in a template like {self.base}."
-            )
 
     def template(self) -> Template:
         """What conversations are written with."""
         # A space before an answer is for the model to write: with it begin most of its tokens.
-        user, assistant, system = (
-            label.rstrip(" ") for label in (self.user, self.assistant, self.system)
+        user, assistant, system, material = (
+            label.rstrip(" ") for label in (self.user, self.assistant, self.system, self.material)
         )
         base = templates.get(self.base)
         return replace(
@@ -76,6 +81,9 @@ class Own:
             assistant=assistant,
             system=system,
             separator=self.separator,
+            material=material,
+            lead=self.lead,
+            intro=self.intro,
             # Only what begins lines can be told apart, and so made harmless, within an answer.
             paragraphs=base.paragraphs and not self.separator.strip("\n"),
         )
@@ -85,9 +93,8 @@ class Own:
         """The parts of a known template, to change them; the usual ones where it has no labels."""
         if not template.labels:
             return cls()
-        return cls(
-            template.user, template.assistant, template.separator, template.system, template.name
-        )
+        names = [field.name for field in fields(cls) if field.name != "base"]
+        return cls(**{name: getattr(template, name) for name in names}, base=template.name)
 
 
 def choices() -> list[str]:

@@ -25,8 +25,8 @@ OWNS = [
     Own("U:", "B:", "#", "").template(),
     Own("U:", "B:", "\n", "S:", "g1").template(),
     Own("U:", "B:", "</s>", "", "g1").template(),
-    Own("U:", "B:", "\n\n\n", "", "raven-instruction").template(),
-    Own("U:", "B:", "</s>\n", "", "raven-instruction").template(),
+    Own("U:", "B:", "\n\n\n", "", "raven-instruction", "# Input:\n", "\n", "Do it.").template(),
+    Own("U:", "B:", "</s>\n", "", "raven-instruction", "# Input:\n", "\n", "Do it.").template(),
 ]
 ALL = [*LABELLED, *OWNS]
 
@@ -195,7 +195,12 @@ def test_a_model_gets_the_template_of_its_family(tokenizer: str, name: str, temp
         ({"base": "raw"}, "cannot be like raw, which has no labels"),
         ({"base": "poem"}, "no template 'poem'"),
         ({"base": "own"}, "no template 'own'"),
-        ({"base": "raven-instruction", "separator": "\n"}, "must not stand in '# Input:.n'"),
+        ({"material": "# Input:\n", "separator": "\n"}, "material part .* not hold the separator"),
+        ({"material": "\n"}, "material part of your template holds nothing that can be seen"),
+        ({"system": " "}, "system part of your template holds nothing that can be seen"),
+        ({"material": "x" * 65}, "material part of your template must be a text of at most 64"),
+        ({"intro": "x" * 1001}, "intro part of your template must be a text of at most 1000"),
+        ({"lead": "\ud800"}, "lead part of your template must be a text"),
         ({"user": 7}, "user part of your template must be a text"),
     ],
 )
@@ -213,6 +218,12 @@ def test_an_own_template_writes_what_it_says() -> None:
     assert path == b"Be kind.</s>\n<|user|> Hi < /s>\n you</s>\n<|bot|>"
     assert template.stops == (b"</s>\n",)
     assert template.display(b" Hello</s>\n", complete=True) == "Hello"
+
+
+def test_an_own_template_opens_as_it_says() -> None:
+    own = Own("I:", "R:", "\n\n", "", material="M:", lead="\n", intro="Below is a task.")
+    path = named(OWN, own).opening(Role.USER, "Sum up.\n\nA long text.", b"")
+    assert path == b"\nBelow is a task.\n\nI: Sum up.\n\nM: A long text.\n\n"
 
 
 def test_any_template_can_be_the_beginning_of_an_own_one() -> None:

@@ -3,10 +3,10 @@
 The numbers were made once, in float32 on a CPU, by running the official Python on `weights(name)`
 for every name of CASES and on its `ids()`: `RWKV-v1/src/model.py` (and `src/model.py` before the
 commit "+headQK", which has no head_q), `RWKV-v2-RNN`, `RWKV-v3` and `RWKV-v4/src/model_run.py` of
-BlinkDL/RWKV-LM; `src/model.py` (time_ww, before February 2022 without head_q) and `_new_/src/model.py` (2.5) of BlinkDL/AI-Writer;
-`RWKV-v2` and `RWKV-v3/src/model.py` of BlinkDL/RWKV-v2-RNN-Pile for models without head_q. Its
-constants K_EPS and HEAD_QK_DIM were set to those of the case. `golden.npz` holds the logits after
-each token, float32 [T, V].
+BlinkDL/RWKV-LM; `src/model.py` (time_ww, before February 2022 without head_q) and
+`_new_/src/model.py` (2.5) of BlinkDL/AI-Writer; `RWKV-v2` and `RWKV-v3/src/model.py` of
+BlinkDL/RWKV-v2-RNN-Pile for models without head_q. Its constants K_EPS and HEAD_QK_DIM were set to
+those of the case. `golden.npz` holds the logits after each token, float32 [T, V].
 """
 
 import zlib

@@ -1,13 +1,13 @@
 """The dialog of settings: templates by name, and those that people write."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
 from rwkv_chat.chat import templates
-from rwkv_chat.chat.own import Own
+from rwkv_chat.chat.own import Own, named
 from rwkv_chat.chat.tree import Role
 from rwkv_chat.tui.app import ChatApp
 from rwkv_chat.tui.screens.settings import SettingsScreen
@@ -43,7 +43,7 @@ async def test_a_template_is_chosen_by_name(size: tuple[int, int]) -> None:
         screen = await _open_settings(app, pilot)
         assert screen.query_one("#template", Choice).value == ""
         assert _parts(screen) == ["User:", "Assistant:", "\\n\\n", "System:"]
-        await pilot.press(*["up"] * 5)
+        await pilot.press(*["up"] * 8)
         await pilot.pause()
         assert "fits: g1" in screen_text(app)
         await pilot.press("right", "right", "space")
@@ -83,9 +83,8 @@ async def test_a_changed_part_makes_the_template_the_persons_own() -> None:
         await pilot.pause()
         options = session.options(app.current)
         assert options.template == "own"
-        assert options.own == Own(
-            "# Instruction:\n", "Bot\\nick:\n", "\n\n", "", "raven-instruction"
-        )
+        raven = Own.like(templates.get("raven-instruction"))
+        assert options.own == replace(raven, assistant="Bot\\nick:\n")
         screen = await _open_settings(app, pilot)
         assert _parts(screen)[:2] == ["# Instruction:\\n", "Bot\\\\nick:\\n"]
         screen.query_one("#own-separator", Input).value = ""
@@ -117,3 +116,34 @@ async def test_a_label_of_a_thinking_template_is_all_that_changes() -> None:
         await pilot.press("enter")
         await pilot.pause()
         assert session.options(app.current).own == replace(options.own, user="I:")
+
+
+@pytest.mark.parametrize("size", [(120, 40), (40, 12)])
+@asynchronous
+async def test_every_part_of_a_template_is_reached_and_changed(size: tuple[int, int]) -> None:
+    session = one_exchange()
+    async with running(session, size) as (app, pilot):
+        screen = await _open_settings(app, pilot)
+        screen.query_one("#template", Choice).focus()
+        await pilot.press("left", "left", "left")
+        await pilot.pause()
+        names = [field.name for field in fields(Own) if field.name != "base"]
+        seen = set()
+        for _ in names:
+            await pilot.press("down")
+            await pilot.pause()
+            assert isinstance(app.focused, Input)
+            assert app.focused.id is not None
+            assert screen.region.contains_region(app.focused.region)
+            part = app.focused.id.removeprefix("own-")
+            raven = templates.get("raven-instruction")
+            assert app.focused.value == getattr(raven, part).replace("\n", "\\n")
+            seen.add(part)
+            await pilot.press("end", "!")
+        assert seen == set(names)
+        await pilot.press("enter")
+        await pilot.pause()
+        own = session.options(app.current).own
+        written = named("own", own)
+        for name in names:
+            assert getattr(written, name) == getattr(raven, name) + "!"

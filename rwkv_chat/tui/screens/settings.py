@@ -36,6 +36,9 @@ _PARTS = {
     "assistant": ("Answer label", "before an answer"),
     "separator": ("Separator", "\\n stands for a new line"),
     "system": ("System label", "before the system text"),
+    "material": ("Input label", "after a blank line"),
+    "lead": ("Lead", "before everything"),
+    "intro": ("Introduction", ""),
 }
 _THOUGHTS = {
     Think.OFF: "as it likes",
@@ -149,7 +152,8 @@ class SettingsScreen(ModalScreen[Options | None]):
         yield from _row("Template", "← → choose", template)
         texts = self._texts(options.template)
         for part, (title, note) in _PARTS.items():
-            yield from _row(title, note, Input(texts[part], id=f"own-{part}"))
+            field = Input(texts[part], id=f"own-{part}", classes="form-part")
+            yield from _row(title, note, field)
 
     def on_choice_changed(self, event: Choice.Changed) -> None:
         """Show the parts of the template."""
