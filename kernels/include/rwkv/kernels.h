@@ -64,7 +64,7 @@ constexpr size_t kFine = 32;
 // Rows that sum_all_rows sums before it adds them to the others.
 constexpr size_t kPart = 128;
 // Tokens for which sum_all_rows may be asked at once.
-constexpr size_t kMaxSummed = 64;
+constexpr size_t kMaxSummed = 128;
 
 // Columns of a row that share scale and least in q4, and rows of a tile.
 constexpr size_t kGroupQ4 = 64;
