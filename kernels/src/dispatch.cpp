@@ -3,6 +3,12 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 #include "operations.h"
 
 #define RWKV_TABLE(isa, newest)                                                             \
@@ -13,6 +19,26 @@
      isa::keep_between}
 
 namespace rwkv {
+
+#if defined(__aarch64__)
+namespace {
+
+// Whether this CPU has the instructions SDOT and UDOT.
+bool has_dot_products() {
+#if defined(__linux__)
+    constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP
+    return (getauxval(AT_HWCAP) & kDotProducts) != 0;
+#elif defined(__APPLE__)
+    int has = 0;
+    std::size_t size = sizeof has;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, nullptr, 0) == 0 && has != 0;
+#else
+    return false;
+#endif
+}
+
+}  // namespace
+#endif
 
 const std::vector<const Kernels*>& available_kernels() {
     static const std::vector<const Kernels*> available = [] {
@@ -36,6 +62,16 @@ const std::vector<const Kernels*>& available_kernels() {
 #endif
             }
         }
+#elif defined(__aarch64__)
+        static const Kernels neon = RWKV_TABLE(neon, neon);
+        static const Kernels neondot = [] {
+            Kernels kernels = neon;
+            kernels.name = "neondot";
+            kernels.matmul = neondot::matmul;
+            return kernels;
+        }();
+        found.push_back(&neon);
+        if (has_dot_products()) found.push_back(&neondot);
 #endif
         return found;
     }();

@@ -26,7 +26,7 @@ __m512 multiply_row(const unsigned char* row, const float* x, size_t columns) {
     if constexpr (kTail) {
         const __mmask16 mask = mask_of(columns - j);
         const __m512 xs = _mm512_maskz_loadu_ps(mask, x + j);
-        sum = _mm512_fmadd_ps(load_weights<kBf16>(row, j, mask), xs, sum);
+        sum = _mm512_fmadd_ps(load_weights<kBf16>(row, j, columns - j), xs, sum);
     }
     return sum;
 }
@@ -58,7 +58,7 @@ void multiply_together(const unsigned char* const* rows, const float* x, size_t 
         for (int t = 0; t < kT; ++t) {
             const __m512 xs = _mm512_maskz_loadu_ps(mask, x + t * x_stride + whole);
             for (size_t r = 0; r < kRows; ++r) {
-                const __m512 weights = load_weights<kBf16>(rows[r], whole, mask);
+                const __m512 weights = load_weights<kBf16>(rows[r], whole, columns - whole);
                 sums[r][t] = _mm512_fmadd_ps(weights, xs, sums[r][t]);
             }
         }

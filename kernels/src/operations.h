@@ -41,6 +41,7 @@
 RWKV_DECLARE_OPERATIONS(scalar)
 RWKV_DECLARE_OPERATIONS(avx2)
 RWKV_DECLARE_OPERATIONS(avx512)
+RWKV_DECLARE_OPERATIONS(neon)
 
 // What newer instructions change; everything else is that of avx512, or of avx512vnni.
 #define RWKV_DECLARE_PRODUCTS(isa)                                                                \
@@ -59,6 +60,11 @@ RWKV_DECLARE_PRODUCTS(avx512bf16)
 
 #undef RWKV_DECLARE_PRODUCTS
 #undef RWKV_DECLARE_OPERATIONS
+
+namespace rwkv::neondot {
+void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,
+            float* y, size_t y_stride);
+}
 
 namespace rwkv::avx512vnni {
 void matmul_q4(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,

@@ -6,7 +6,6 @@ namespace rwkv {
 namespace {
 
 // What q8_tiles.h needs: products of pairs of 16-bit integers.
-using Floats = __m256;
 using Ints = __m256i;
 constexpr size_t kTogether = 2;
 constexpr size_t kTile = 6;
@@ -22,7 +21,6 @@ inline Ints broadcast_int(const unsigned char* p) {
     __builtin_memcpy(&value, p, sizeof value);
     return _mm256_set1_epi32(value);
 }
-inline Floats fmadd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Ints load_ints(const int32_t* p) {
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
 }

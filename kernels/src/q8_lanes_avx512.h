@@ -7,7 +7,6 @@
 namespace rwkv {
 namespace {
 
-using Floats = __m512;
 using Ints = __m512i;
 
 #ifdef __AVX512VNNI__
@@ -28,7 +27,6 @@ inline Ints broadcast_int(const unsigned char* p) {
     __builtin_memcpy(&value, p, sizeof value);
     return _mm512_set1_epi32(value);
 }
-inline Floats fmadd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Ints load_ints(const int32_t* p) { return _mm512_load_si512(p); }
 inline Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
 

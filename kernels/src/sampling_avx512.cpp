@@ -1,6 +1,7 @@
 // What the sampler does with whole vocabularies.
 
-#include "exponential_avx512.h"
+#include "lanes_avx512.h"
+#include "exponential.h"
 #include "operations.h"
 
 namespace rwkv::avx512 {

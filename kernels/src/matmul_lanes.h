@@ -1,11 +1,10 @@
-// A tile is 4 rows x up to 3 tokens: 12 accumulators, 3 activations and 1 weight fill 16 registers.
-// Each (row, token) has one accumulator of 8 lanes whatever the tile.
+// Products with f32 and bf16 weights, for lanes that the including file defines. A tile is 4 rows x up to
+// 3 tokens: with AVX2 12 accumulators, 3 activations and 1 weight fill 16 registers, with NEON two of
+// each 32. Each (row, token) has one accumulator whatever the tile.
 
-#include "lanes_avx2.h"
-#include "operations.h"
 #include "rounding.h"
 
-namespace rwkv::avx2 {
+namespace rwkv {
 namespace {
 
 constexpr size_t kRows = 4;
@@ -19,9 +18,9 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
     // Rows past the end repeat the last one; their sums are not stored.
     const unsigned char* rows[kRows];
     for (size_t r = 0; r < kRows; ++r) rows[r] = row_of(w, row + (r < valid ? r : valid - 1));
-    __m256 sums[kRows][kT];
+    Floats sums[kRows][kT];
     for (size_t r = 0; r < kRows; ++r) {
-        for (int t = 0; t < kT; ++t) sums[r][t] = _mm256_setzero_ps();
+        for (int t = 0; t < kT; ++t) sums[r][t] = spread(0.0f);
     }
     const size_t whole = w.columns / kLanes * kLanes;
     // Rows are too short for the hardware to learn, so each tile asks for the next one. Behind the
@@ -29,29 +28,28 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
     constexpr size_t kElement = kBf16 ? 2 : 4;
     const size_t ahead = kRows * w.columns * kElement;
     for (size_t j = 0; j < whole; j += kLanes) {
-        __m256 xs[kT];
-        for (int t = 0; t < kT; ++t) xs[t] = _mm256_loadu_ps(x + t * x_stride + j);
+        Floats xs[kT];
+        for (int t = 0; t < kT; ++t) xs[t] = load_lanes(x + t * x_stride + j);
         for (size_t r = 0; r < kRows; ++r) {
             prefetch(rows[r] + j * kElement + ahead);
-            const __m256 weights = load_weights<kBf16>(rows[r], j);
-            for (int t = 0; t < kT; ++t) sums[r][t] = _mm256_fmadd_ps(weights, xs[t], sums[r][t]);
+            const Floats weights = load_weights<kBf16>(rows[r], j);
+            for (int t = 0; t < kT; ++t) sums[r][t] = fmadd(weights, xs[t], sums[r][t]);
         }
     }
     if constexpr (kTail) {
         const size_t rest = w.columns - whole;
         for (int t = 0; t < kT; ++t) {
-            const __m256 xs = _mm256_maskload_ps(x + t * x_stride + whole, mask_of(rest));
+            const Floats xs = load_lanes(x + t * x_stride + whole, mask_of(rest));
             for (size_t r = 0; r < kRows; ++r) {
-                const __m256 weights = load_weights<kBf16>(rows[r], whole, rest);
-                sums[r][t] = _mm256_fmadd_ps(weights, xs, sums[r][t]);
+                const Floats weights = load_weights<kBf16>(rows[r], whole, rest);
+                sums[r][t] = fmadd(weights, xs, sums[r][t]);
             }
         }
     }
-    const __m128i stored = _mm256_castsi256_si128(mask_of(valid));
 #pragma GCC unroll 3
     for (int t = 0; t < kT; ++t) {
-        const __m128 sum = sum_lanes(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
-        _mm_maskstore_ps(y + t * y_stride + row, stored, sum);
+        const Four sum = sum_lanes(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
+        store_four(y + t * y_stride + row, valid, sum);
     }
 }
 
@@ -85,38 +83,29 @@ void multiply(const Matrix& w, size_t first, size_t last, const float* x, size_t
     }
 }
 
-// Rounded to bfloat16, to the nearest, ties to even.
-__m256 round_lanes(__m256 x) {
-    const __m256i bits = _mm256_castps_si256(x);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
-    const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xFFFF0000u));
-    const __m256i rounded = _mm256_and_si256(_mm256_add_epi32(bits, half), upper);
-    return _mm256_blendv_ps(_mm256_castsi256_ps(rounded), x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-}
-
 }  // namespace
 
-void round(Weights weights, const float* x, size_t n, unsigned char* rounded) {
-    if (weights == Weights::q8) return round_q8(x, n, rounded);
+void isa::round(Weights weights, const float* x, size_t n, unsigned char* rounded) {
+    if (weights == Weights::q8) return isa::round_q8(x, n, rounded);
     float* values = reinterpret_cast<float*>(rounded);
     for (size_t i = 0; i < n; i += kLanes) {
-        const __m256 own = _mm256_maskload_ps(x + i, mask_of(n - i));
-        _mm256_maskstore_ps(values + i, mask_of(n - i), weights == Weights::bf16 ? round_lanes(own) : own);
+        const Mask mask = mask_of(n - i);
+        const Floats own = load_lanes(x + i, mask);
+        store_lanes(values + i, mask, weights == Weights::bf16 ? round_bf16(own) : own);
     }
 }
 
-void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,
-            float* y, size_t y_stride) {
+void isa::matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,
+                 float* y, size_t y_stride) {
     const float* floats = reinterpret_cast<const float*>(x);
     const size_t stride = rounded_bytes(w.weights, w.columns) / sizeof(float);
     switch (w.weights) {
         case Weights::f32: return multiply<false>(w, first, last, floats, stride, tokens, y, y_stride);
         case Weights::bf16: return multiply<true>(w, first, last, floats, stride, tokens, y, y_stride);
-        case Weights::q8: return matmul_q8(w, first, last, x, tokens, y, y_stride);
-        case Weights::q4: return matmul_q4(w, first, last, floats, stride, tokens, y, y_stride);
+        case Weights::q8: return isa::matmul_q8(w, first, last, x, tokens, y, y_stride);
+        case Weights::q4: return isa::matmul_q4(w, first, last, floats, stride, tokens, y, y_stride);
         case Weights::q4_rows: return;  // only for sum_rows
     }
 }
 
-}  // namespace rwkv::avx2
+}  // namespace rwkv

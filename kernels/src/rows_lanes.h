@@ -1,12 +1,11 @@
-// Some rows at a time over all columns: memory is read in long runs, and the sums stay in the
-// first-level cache. Each column adds its rows in order whatever their grouping.
+// Sums of rows, for lanes that the including file defines. Some rows at a time over all columns: memory
+// is read in long runs, and the sums stay in the first-level cache. Each column adds its rows in order
+// whatever their grouping.
 
-#include "lanes_avx2.h"
-#include "operations.h"
 #include "rounding.h"
 #include "summing.h"
 
-namespace rwkv::avx2 {
+namespace rwkv {
 namespace {
 
 template <bool kBf16, int kR>
@@ -15,28 +14,28 @@ void add_rows(const Matrix& w, const uint32_t* rows, size_t left, const float* x
     constexpr size_t kElement = kBf16 ? 2 : 4;
     const unsigned char* data[kR];
     const unsigned char* next[kR];  // rows that come later, to be asked for now
-    __m256 factors[kR];
+    Floats factors[kR];
     for (size_t r = 0; r < kR; ++r) {
         data[r] = row_of(w, rows[r]);
         next[r] = row_of(w, rows[kRowsAhead + r < left ? kRowsAhead + r : r]);
-        factors[r] = _mm256_set1_ps(kBf16 ? round_bf16(x[rows[r]]) : x[rows[r]]);
+        factors[r] = spread(kBf16 ? round_bf16(x[rows[r]]) : x[rows[r]]);
     }
     size_t c = first;
     for (; c + kLanes <= last; c += kLanes) {
-        __m256 sum = _mm256_loadu_ps(y + c);
+        Floats sum = load_lanes(y + c);
         for (int r = 0; r < kR; ++r) {
             prefetch(next[r] + c * kElement);
-            sum = _mm256_fmadd_ps(load_weights<kBf16>(data[r], c), factors[r], sum);
+            sum = fmadd(load_weights<kBf16>(data[r], c), factors[r], sum);
         }
-        _mm256_storeu_ps(y + c, sum);
+        store_lanes(y + c, sum);
     }
     if (c < last) {
-        const __m256i mask = mask_of(last - c);
-        __m256 sum = _mm256_maskload_ps(y + c, mask);
+        const Mask mask = mask_of(last - c);
+        Floats sum = load_lanes(y + c, mask);
         for (int r = 0; r < kR; ++r) {
-            sum = _mm256_fmadd_ps(load_weights<kBf16>(data[r], c, last - c), factors[r], sum);
+            sum = fmadd(load_weights<kBf16>(data[r], c, last - c), factors[r], sum);
         }
-        _mm256_maskstore_ps(y + c, mask, sum);
+        store_lanes(y + c, mask, sum);
     }
 }
 
@@ -53,20 +52,20 @@ void sum_rows_of(const Matrix& w, const uint32_t* rows, size_t count, size_t fol
 
 }  // namespace
 
-void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following, const float* x,
+void isa::sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following, const float* x,
               size_t first, size_t last, float* y) {
     switch (w.weights) {
         case Weights::f32: return sum_rows_of<false>(w, rows, count, following, x, first, last, y);
         case Weights::bf16: return sum_rows_of<true>(w, rows, count, following, x, first, last, y);
-        case Weights::q8: return sum_rows_q8(w, rows, count, following, x, first, last, y);
-        case Weights::q4_rows: return sum_rows_q4(w, rows, count, following, x, first, last, y);
+        case Weights::q8: return isa::sum_rows_q8(w, rows, count, following, x, first, last, y);
+        case Weights::q4_rows: return isa::sum_rows_q4(w, rows, count, following, x, first, last, y);
         case Weights::q4: return;  // only for matmul
     }
 }
 
-void sum_all_rows(const Matrix& w, const float* x, size_t x_stride, size_t tokens, size_t first,
+void isa::sum_all_rows(const Matrix& w, const float* x, size_t x_stride, size_t tokens, size_t first,
                   size_t last, float* y, size_t y_stride) {
-    sum_parts(w, x, x_stride, tokens, first, last, y, y_stride, sum_rows);
+    sum_parts(w, x, x_stride, tokens, first, last, y, y_stride, isa::sum_rows);
 }
 
-}  // namespace rwkv::avx2
+}  // namespace rwkv
