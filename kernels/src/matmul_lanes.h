@@ -19,7 +19,9 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
     const unsigned char* rows[kRows];
     for (size_t r = 0; r < kRows; ++r) rows[r] = row_of(w, row + (r < valid ? r : valid - 1));
     Floats sums[kRows][kT];
+#pragma GCC unroll 4
     for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 3
         for (int t = 0; t < kT; ++t) sums[r][t] = spread(0.0f);
     }
     const size_t whole = w.columns / kLanes * kLanes;
@@ -29,17 +31,22 @@ void multiply_tile(const Matrix& w, size_t row, size_t valid, const float* x, si
     const size_t ahead = kRows * w.columns * kElement;
     for (size_t j = 0; j < whole; j += kLanes) {
         Floats xs[kT];
+#pragma GCC unroll 3
         for (int t = 0; t < kT; ++t) xs[t] = load_lanes(x + t * x_stride + j);
+#pragma GCC unroll 4
         for (size_t r = 0; r < kRows; ++r) {
             prefetch(rows[r] + j * kElement + ahead);
             const Floats weights = load_weights<kBf16>(rows[r], j);
+#pragma GCC unroll 3
             for (int t = 0; t < kT; ++t) sums[r][t] = fmadd(weights, xs[t], sums[r][t]);
         }
     }
     if constexpr (kTail) {
         const size_t rest = w.columns - whole;
+#pragma GCC unroll 3
         for (int t = 0; t < kT; ++t) {
             const Floats xs = load_lanes(x + t * x_stride + whole, mask_of(rest));
+#pragma GCC unroll 4
             for (size_t r = 0; r < kRows; ++r) {
                 const Floats weights = load_weights<kBf16>(rows[r], whole, rest);
                 sums[r][t] = fmadd(weights, xs, sums[r][t]);

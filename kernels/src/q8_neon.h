@@ -60,14 +60,7 @@ void multiply_rows(const Matrix& w, size_t row, size_t valid, const unsigned cha
         const size_t end = w.columns - column < kGroup ? w.columns : column + kGroup;
         float32x4_t own[kT];
         for (int t = 0; t < kT; ++t) own[t] = vdupq_n_f32(0);
-        for (; column < end; column += kFine) {
-            Fine weights[kRows];
-            for (size_t r = 0; r < kRows; ++r) {
-                // The next rows, which are behind the end of the matrix at its end: that is harmless.
-                prefetch(rows[r] + column + kRows * w.columns);
-                weights[r] = end - column < kFine ? load_fine(rows[r] + column, end - column)
-                                                  : load_fine(rows[r] + column);
-            }
+        const auto add = [&](const Fine (&weights)[kRows]) {
 #pragma GCC unroll 4
             for (int t = 0; t < kT; ++t) {
                 const unsigned char* token = x + t * stride;
@@ -78,6 +71,22 @@ void multiply_rows(const Matrix& w, size_t row, size_t valid, const unsigned cha
                                                              multiply_fine(weights[3], numbers)));
                 own[t] = vfmaq_n_f32(own[t], vcvtq_f32_s32(dots), load_scale(token, column / kFine));
             }
+        };
+        Fine weights[kRows];
+        for (; column + kFine <= end; column += kFine) {
+#pragma GCC unroll 4
+            for (size_t r = 0; r < kRows; ++r) {
+                // The next rows, which are behind the end of the matrix at its end: that is harmless.
+                prefetch(rows[r] + column + kRows * w.columns);
+                weights[r] = load_fine(rows[r] + column);
+            }
+            add(weights);
+        }
+        if (column < end) {
+#pragma GCC unroll 4
+            for (size_t r = 0; r < kRows; ++r) weights[r] = load_fine(rows[r] + column, end - column);
+            add(weights);
+            column = end;
         }
         float scale[kRows];
         for (size_t r = 0; r < kRows; ++r) scale[r] = load_scale(scales[r], group);
