@@ -67,7 +67,7 @@ class NativeBackend:
                 checkpoints.q4). The arrays (or their mapped file) must not change while the model
                 lives.
             threads: how many compute; None means one per physical core.
-            isa: "scalar", "avx2", "avx512" or "avx512vnni"; None means RWKV_CHAT_ISA or else the
+            isa: one of those that `rwkv-chat doctor` names; None means RWKV_CHAT_ISA or else the
                 fastest.
 
         Raises:

@@ -36,7 +36,7 @@ def run_drivers(program: Path, cpu: str) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=300,
         env={"ASAN_OPTIONS": "detect_leaks=0"},  # emulated processes cannot be stopped for it
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -50,6 +50,7 @@ def test_the_drivers_pass(cpu: str, drivers: Path) -> None:
     assert run_drivers(drivers, cpu) == KERNELS_OF[cpu]
 
 
+@pytest.mark.timeout(600)
 def test_the_drivers_pass_under_the_sanitizers(tmp_path: Path) -> None:
     if os.environ.get("RWKV_CHAT_SLOW") != "1":
         pytest.skip("the emulated sanitizers run when RWKV_CHAT_SLOW=1")
