@@ -56,7 +56,7 @@ void add_span(const Rows<kR>& rows, size_t start, size_t first, size_t last, flo
     }
 }
 
-// As in rows_avx512.cpp.
+// As in rows_lanes.h.
 template <int kR>
 void add_rows(const Matrix& w, const uint32_t* rows, size_t left, const float* x, size_t first,
               size_t last, float* y) {
