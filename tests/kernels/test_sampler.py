@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rwkv_chat import _native
@@ -31,6 +31,7 @@ LOGITS = st.one_of(
     seed=st.integers(0, 2**63 - 1),
     draw=st.integers(0, 10**6),
 )
+@example([1e-12, 0.0], 1e-3, 0.0, 0, 0.0, 1, 0)
 def test_it_picks_what_numpy_picks(
     logits: list[float], temperature: float, top_p: float, top_k: int, min_p: float, seed: int,
     draw: int,
@@ -57,7 +58,11 @@ def is_on_an_edge(
     kept = weights.copy()
     if top_p < 1:
         last = int(np.searchsorted(np.cumsum(falling), top_p * falling.sum()))
-        kept[weights < falling[min(last, len(x) - 1)]] = 0
+        last = min(last, len(x) - 1)
+        after = falling[min(last + 1, len(x) - 1)]
+        if after < falling[last] < after * (1 + near):  # equal in float32
+            return True
+        kept[weights < falling[last]] = 0
     if 0 < top_k < len(x):
         kept[weights < falling[top_k - 1]] = 0
     kept[weights < min_p] = 0
