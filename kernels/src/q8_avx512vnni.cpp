@@ -136,30 +136,51 @@ void put_back(const float* sums, size_t stride, size_t count, float* y) {
     }
 }
 
-// What the rows of a fine group are multiplied with in each group of columns.
+// What the rows of a fine group are multiplied with in each group of columns; a lane is a group.
 struct FineFactors {
-    static constexpr size_t kGroups = 16;
-    alignas(64) unsigned char numbers[kGroups][kFine];
-    float units[kGroups];
-    int32_t starts[kGroups];
+    static constexpr size_t kGroups = kLanes;
+    alignas(64) int32_t numbers[kFine / 4][kGroups];  // of four rows, a byte each
+    alignas(64) float units[kGroups];
+    alignas(64) int32_t starts[kGroups];
 
     void fill(const Matrix& w, const uint32_t* rows, size_t count, const float* x, size_t group,
               size_t groups) {
-        const unsigned char* scales[kFine];
-        alignas(64) float own[kFine] = {};
+        const __mmask16 mask = groups < kLanes ? mask_of(groups) : 0xFFFF;
+        const __m512i magnitude = _mm512_set1_epi32(static_cast<int>(kMagnitude));
+        __m512 values[kFine];
+        __m512i largest = _mm512_setzero_si512();
         for (size_t r = 0; r < count; ++r) {
-            scales[r] = scales_of(w, rows[r]) + group * sizeof(float);
-            own[r] = x[rows[r]];
+            const unsigned char* scales = scales_of(w, rows[r]) + group * sizeof(float);
+            values[r] = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, scales), _mm512_set1_ps(x[rows[r]]));
+            const __m512i bits = _mm512_and_si512(_mm512_castps_si512(values[r]), magnitude);
+            largest = _mm512_max_epu32(largest, bits);
         }
-        const __m512 first = _mm512_load_ps(own);
-        const __m512 second = _mm512_load_ps(own + kLanes);
-        alignas(64) float values[kFine] = {};
-        for (size_t g = 0; g < groups; ++g) {
-            for (size_t r = 0; r < count; ++r) values[r] = load_scale(scales[r], g);
-            round_fine(_mm512_mul_ps(first, _mm512_load_ps(values)),
-                       _mm512_mul_ps(second, _mm512_load_ps(values + kLanes)), numbers[g], units + g,
-                       starts + g);
+        const __m512 inverse = set_units(largest);
+        __m512i sum = _mm512_setzero_si512();
+        for (size_t first = 0; first < count; first += 4) {
+            __m512i four = _mm512_setzero_si512();
+            for (size_t r = 0; r < 4 && first + r < count; ++r) {
+                const __m512i own = _mm512_cvtps_epi32(_mm512_mul_ps(values[first + r], inverse));
+                sum = _mm512_add_epi32(sum, own);
+                const __m512i byte = _mm512_and_si512(own, _mm512_set1_epi32(255));
+                four = _mm512_or_si512(four, _mm512_sll_epi32(byte, _mm_cvtsi64_si128(8 * r)));
+            }
+            _mm512_store_si512(numbers[first / 4], four);
         }
+        _mm512_store_si512(starts, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-128)));
+    }
+
+private:
+    // As fine_unit; returns the inverses.
+    __m512 set_units(__m512i largest) {
+        const __m512 limit = _mm512_set1_ps(127.0f);
+        const __m512 value = _mm512_castsi512_ps(largest);
+        const __mmask16 finite = _mm512_cmplt_epu32_mask(largest, _mm512_set1_epi32(0x7F800000));
+        const __mmask16 large = _mm512_cmp_ps_mask(value, _mm512_set1_ps(0x1p-100f), _CMP_NLT_UQ);
+        const __m512 nan = _mm512_set1_ps(__builtin_nanf(""));
+        const __m512 unit = _mm512_maskz_div_ps(large, value, limit);
+        _mm512_store_ps(units, _mm512_mask_mov_ps(nan, finite, unit));
+        return _mm512_maskz_div_ps(finite & large, limit, value);
     }
 };
 
@@ -171,7 +192,10 @@ void add_fine(const Matrix& w, const uint32_t* rows, size_t count, const uint32_
     const unsigned char* coming[kFine];
     const size_t quads = (count + 3) / 4;
     for (size_t r = 0; r < 4 * quads; ++r) data[r] = row_of(w, rows[r < count ? r : 0]);
-    for (size_t r = 0; r < next_count; ++r) coming[r] = row_of(w, next[r]);
+    for (size_t r = 0; r < next_count; ++r) {
+        coming[r] = row_of(w, next[r]);
+        prefetch(scales_of(w, next[r]) + first / kGroup * sizeof(float));
+    }
     for (size_t c = first; c < last; c += kStrip) {
         const __mmask64 mask = bytes_left(last - c);
         const size_t group = (c - first) / kGroup;
@@ -182,7 +206,7 @@ void add_fine(const Matrix& w, const uint32_t* rows, size_t count, const uint32_
             __m512i bytes[4], columns[4];
             for (size_t r = 0; r < 4; ++r) bytes[r] = load_biased(data[4 * quad + r] + c, mask);
             interleave(bytes, columns);
-            const __m512i numbers = broadcast_int(factors.numbers[group] + 4 * quad);
+            const __m512i numbers = _mm512_set1_epi32(factors.numbers[quad][group]);
             for (size_t i = 0; i < 4; ++i) dots[i] = dot(dots[i], columns[i], numbers);
         }
         const __m512 unit = _mm512_set1_ps(factors.units[group]);
