@@ -69,4 +69,6 @@ void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, 
 namespace rwkv::avx512vnni {
 void matmul_q4(const Matrix& w, size_t first, size_t last, const float* x, size_t x_stride,
                size_t tokens, float* y, size_t y_stride);
+void sum_rows_q4(const Matrix& w, const uint32_t* rows, size_t count, size_t following,
+                 const float* x, size_t first, size_t last, float* y);
 }

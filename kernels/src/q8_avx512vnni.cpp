@@ -5,6 +5,7 @@
 #include "operations.h"
 #include "q8_lanes_avx512.h"
 #include "q8_tiles.h"
+#include "quads_avx512.h"
 
 namespace rwkv::avx512vnni {
 namespace {
@@ -105,19 +106,6 @@ void multiply_one(const Matrix& w, size_t first, size_t last, const unsigned cha
     }
 }
 
-// Four rows of 64 bytes each become four vectors of columns with four numbers each. In vector i are
-// columns 4 i to 4 i + 3 of each 16.
-void interleave(const __m512i (&rows)[4], __m512i (&columns)[4]) {
-    const __m512i ab = _mm512_unpacklo_epi8(rows[0], rows[1]);
-    const __m512i cd = _mm512_unpacklo_epi8(rows[2], rows[3]);
-    columns[0] = _mm512_unpacklo_epi16(ab, cd);
-    columns[1] = _mm512_unpackhi_epi16(ab, cd);
-    const __m512i more_ab = _mm512_unpackhi_epi8(rows[0], rows[1]);
-    const __m512i more_cd = _mm512_unpackhi_epi8(rows[2], rows[3]);
-    columns[2] = _mm512_unpacklo_epi16(more_ab, more_cd);
-    columns[3] = _mm512_unpackhi_epi16(more_ab, more_cd);
-}
-
 // Puts 64 sums in the order of `interleave` back into that of the columns.
 void put_back(const float* sums, size_t stride, size_t count, float* y) {
     __m512i v[4];
@@ -139,7 +127,7 @@ void put_back(const float* sums, size_t stride, size_t count, float* y) {
 // What the rows of a fine group are multiplied with in each group of columns; a lane is a group.
 struct FineFactors {
     static constexpr size_t kGroups = kLanes;
-    alignas(64) int32_t numbers[kFine / 4][kGroups];  // of four rows, a byte each
+    alignas(64) int32_t numbers[kFine / 4][kGroups];  // of four rows, in kQuadOrder
     alignas(64) float units[kGroups];
     alignas(64) int32_t starts[kGroups];
 
@@ -157,15 +145,15 @@ struct FineFactors {
         }
         const __m512 inverse = set_units(largest);
         __m512i sum = _mm512_setzero_si512();
+        for (size_t r = count; r % 4 != 0; ++r) values[r] = _mm512_setzero_ps();
         for (size_t first = 0; first < count; first += 4) {
-            __m512i four = _mm512_setzero_si512();
-            for (size_t r = 0; r < 4 && first + r < count; ++r) {
-                const __m512i own = _mm512_cvtps_epi32(_mm512_mul_ps(values[first + r], inverse));
-                sum = _mm512_add_epi32(sum, own);
-                const __m512i byte = _mm512_and_si512(own, _mm512_set1_epi32(255));
-                four = _mm512_or_si512(four, _mm512_sll_epi32(byte, _mm_cvtsi64_si128(8 * r)));
+            __m512i own[4];
+            for (size_t r = 0; r < 4; ++r) {
+                own[r] = _mm512_cvtps_epi32(_mm512_mul_ps(values[first + r], inverse));
+                sum = _mm512_add_epi32(sum, own[r]);
             }
-            _mm512_store_si512(numbers[first / 4], four);
+            _mm512_store_si512(numbers[first / 4], lower_bytes(pair_rows(own[0], own[1]),
+                                                               pair_rows(own[2], own[3])));
         }
         _mm512_store_si512(starts, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-128)));
     }
@@ -204,7 +192,9 @@ void add_fine(const Matrix& w, const uint32_t* rows, size_t count, const uint32_
         for (__m512i& dot : dots) dot = _mm512_set1_epi32(factors.starts[group]);
         for (size_t quad = 0; quad < quads; ++quad) {
             __m512i bytes[4], columns[4];
-            for (size_t r = 0; r < 4; ++r) bytes[r] = load_biased(data[4 * quad + r] + c, mask);
+            for (size_t r = 0; r < 4; ++r) {
+                bytes[r] = load_biased(data[4 * quad + kQuadOrder[r]] + c, mask);
+            }
             interleave(bytes, columns);
             const __m512i numbers = _mm512_set1_epi32(factors.numbers[quad][group]);
             for (size_t i = 0; i < 4; ++i) dots[i] = dot(dots[i], columns[i], numbers);
@@ -331,8 +321,11 @@ void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, 
 
 void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following,
               const float* x, size_t first, size_t last, float* y) {
-    if (w.weights != Weights::q8) return avx512::sum_rows(w, rows, count, following, x, first, last, y);
-    sum_rows_q8(w, rows, count, following, x, first, last, y);
+    switch (w.weights) {
+        case Weights::q8: return sum_rows_q8(w, rows, count, following, x, first, last, y);
+        case Weights::q4_rows: return sum_rows_q4(w, rows, count, following, x, first, last, y);
+        default: return avx512::sum_rows(w, rows, count, following, x, first, last, y);
+    }
 }
 
 void sum_all_rows(const Matrix& w, const float* x, size_t x_stride, size_t tokens, size_t first,

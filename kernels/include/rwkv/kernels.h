@@ -47,7 +47,9 @@
 // unit that is 2^-13 of the power of two at or below max |x|, but at least 2^-126. A row's terms are the
 // scale times the exact sum, then the least times the sum of the group's activations. NaN or infinity
 // in x makes every result of its token NaN. Its bound is that for the rounded x, (n + 2) e *
-// sum (|scale number| + |least|) |x|, and that of sum_rows, which rounds nothing, (n + 4) e of the same.
+// sum (|scale number| + |least|) |x|.
+// sum_rows may round activations times scales to 16 bits in the same way, with a unit for each group of
+// columns and kPart of rows. Its bound is (n + 4) e of the same sum, and 2^-14 max |scale x| sum number.
 #pragma once
 
 #include <stddef.h>
