@@ -20,6 +20,7 @@ private:
     void channel_mix(std::size_t index) override;
     void mix_heads(const Layer7& layer, std::size_t index, std::size_t head, const Product* low,
                    const unsigned char* const* inputs);
+    void ask_for_head(std::size_t index, std::size_t head, const Product* low) const;
     void scale_hidden(const DeepEmbed& deep);
 
     const Layers<Layer7>& layers_;
@@ -81,9 +82,23 @@ void Step7::time_mix(std::size_t index) {
     round(low, index == 0 ? 3 : 4, inputs);
     announce(spec_.heads(), [&](std::size_t head) { return row_of(layer.w2, head * spec_.head_size); });
     pool_.run(spec_.heads(),
-              [&](std::size_t head) { mix_heads(layer, index, head, low, inputs); });
+              [&](std::size_t head) {
+                  if (head + 1 < spec_.heads()) ask_for_head(index, head + 1, low);
+                  mix_heads(layer, index, head, low, inputs);
+              });
     const Product output{&layer.output, y_.data(), d, out_.data(), d, Finish::add_to_x};
     multiply(&output, 1);
+}
+
+// What a head reads are runs of a few thousand bytes, too short for the hardware to learn.
+void Step7::ask_for_head(std::size_t index, std::size_t head, const Product* low) const {
+    const std::size_t n = spec_.head_size;
+    const std::size_t c = head * n;
+    for (std::size_t i = 0; i < (index == 0 ? 3 : 4); ++i) {
+        const unsigned char* rows = row_of(*low[i].matrix, c);
+        ask_for(rows, static_cast<std::size_t>(row_of(*low[i].matrix, c + n) - rows));
+    }
+    ask_for(runs_->front().state + sums(index) + c * n, n * n * sizeof(float));
 }
 
 // Everything between the projections for the channels of one head, for all rows.
