@@ -19,23 +19,39 @@ struct Rounded {
     float sums[kChunk / kGroupQ4];
 };
 
+// 32 integers that fit as bytes.
+void store_bytes(const __m256i (&x)[4], int8_t* to) {
+    const __m256i ab = _mm256_packs_epi32(x[0], x[1]);
+    const __m256i cd = _mm256_packs_epi32(x[2], x[3]);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(ab, cd), order);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to), bytes);
+}
+
 void round_units(const float* x, size_t n, float inverse, Rounded& rounded) {
     const __m256 factor = _mm256_set1_ps(inverse);
     for (size_t group = 0; group * kGroupQ4 < n; ++group) {
-        int64_t sum = 0;  // without a unit it may be anything, but must not overflow
-        for (size_t i = group * kGroupQ4; i < (group + 1) * kGroupQ4; i += kLanes) {
-            const __m256 values = i < n ? _mm256_maskload_ps(x + i, mask_of(n - i)) : _mm256_setzero_ps();
-            alignas(32) int whole[kLanes];
-            _mm256_store_si256(reinterpret_cast<__m256i*>(whole),
-                               _mm256_cvtps_epi32(_mm256_mul_ps(values, factor)));
-            for (size_t lane = 0; lane < kLanes; ++lane) {
-                const auto low = static_cast<int8_t>(whole[lane] & 255);
-                rounded.lower[i + lane] = low;
-                rounded.upper[i + lane] = static_cast<int8_t>((whole[lane] - low) / 256);
-                sum += whole[lane];
+        __m256i sum = _mm256_setzero_si256();
+        for (size_t i = group * kGroupQ4; i < (group + 1) * kGroupQ4; i += 4 * kLanes) {
+            __m256i low[4];
+            __m256i high[4];
+            for (size_t k = 0; k < 4; ++k) {
+                const size_t at = i + k * kLanes;
+                const __m256 values =
+                    at < n ? _mm256_maskload_ps(x + at, mask_of(n - at)) : _mm256_setzero_ps();
+                const __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(values, factor));
+                low[k] = _mm256_srai_epi32(_mm256_slli_epi32(whole, 24), 24);
+                high[k] = _mm256_srai_epi32(_mm256_sub_epi32(whole, low[k]), 8);
+                sum = _mm256_add_epi32(sum, whole);
             }
+            store_bytes(low, rounded.lower + i);
+            store_bytes(high, rounded.upper + i);
         }
-        rounded.sums[group] = static_cast<float>(sum);
+        const __m128i half =
+            _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        const __m128i quarter = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));
+        const __m128i whole = _mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0xB1));
+        rounded.sums[group] = static_cast<float>(_mm_cvtsi128_si32(whole));
     }
 }
 

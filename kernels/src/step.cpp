@@ -268,14 +268,28 @@ std::size_t Step::find_active(std::size_t row, std::size_t part, std::uint32_t* 
 void Step::add_active(const Matrix& value, const float* gate, std::size_t begin, std::size_t end) {
     const std::size_t d = spec_.width;
     const std::size_t rows = end - begin;
+    const auto begins_range = [&](std::size_t part) {
+        std::size_t thread = 0;
+        while (thread < pool_.size() && pool_.first_item(thread, parts()) != part) ++thread;
+        return thread < pool_.size();
+    };
     pool_.run(parts(), [&](std::size_t part) {
         std::uint32_t active[2 * kPart];
         counts_[part] = 0;
         for (std::size_t i = 0; i < rows; ++i) {
             const std::size_t count = find_active(begin + i, part, active);
-            const bool alone = rows == 1 && part + 1 < parts();
-            const std::size_t following =
-                alone ? find_active(begin + i, part + 1, active + count) : 0;
+            std::size_t following = 0;
+            if (rows == 1) {
+                if (begins_range(part)) {
+                    for (std::size_t r = 0; r < count; ++r) {
+                        const unsigned char* row = row_of(value, active[r]);
+                        ask_for(row, static_cast<std::size_t>(row_of(value, active[r] + 1) - row));
+                    }
+                }
+                // The next part is another thread's if it begins a range.
+                const bool goes_on = part + 1 < parts() && !begins_range(part + 1);
+                if (goes_on) following = find_active(begin + i, part + 1, active + count);
+            }
             kernels_.sum_rows(value, active, count, following, &hidden_[(begin + i) * spec_.hidden], 0,
                               d, &parts_[(part * rows + i) * d]);
             counts_[part] += count;
