@@ -113,23 +113,91 @@ inline float round_fine(const __m256 (&x)[4], int16_t* numbers) {
 namespace rwkv::avx2 {
 namespace {
 
-// y[c] += unit * (sum over some rows of numbers[r] * w[rows[r], c]) within a group of columns.
-void add_fine(const Matrix& w, const uint32_t* rows, size_t count, const int16_t* numbers, float unit,
-              size_t first, size_t last, float* y) {
-    const __m256 factor = _mm256_set1_ps(unit);
-    for (size_t c = first; c < last; c += kLanes) {
-        const size_t left = last - c;
-        __m256i dots = _mm256_setzero_si256();
-        for (size_t r = 0; r < count; ++r) {
-            const unsigned char* bytes = row_of(w, rows[r]) + c;
-            long long eight = 0;
-            __builtin_memcpy(&eight, bytes, left < kLanes ? left : kLanes);
-            const __m256i weights = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight));
-            dots = _mm256_add_epi32(dots, _mm256_mullo_epi32(weights, _mm256_set1_epi32(numbers[r])));
+// The first kFine weights from p, or `count` and then zeros, times as many numbers: sums of fours.
+__m256i multiply_fine(const unsigned char* p, size_t count, __m256i first, __m256i second) {
+    const __m256i weights = load_bytes(p, count);
+    const __m256i more = load_bytes(p + 16, count > 16 ? count - 16 : 0);
+    return _mm256_add_epi32(_mm256_madd_epi16(weights, first), _mm256_madd_epi16(more, second));
+}
+
+// One token: the lanes are four rows, whose weights are used as they lie.
+void multiply_one(const Matrix& w, size_t first, size_t last, const unsigned char* x, float* y) {
+    constexpr size_t kRows = 4;
+    const RoundedQ8 parts(w.columns);
+    const auto* numbers = reinterpret_cast<const __m256i_u*>(x + parts.numbers);
+    const float* units = reinterpret_cast<const float*>(x);
+    for (size_t row = first; row < last; row += kRows) {
+        const size_t valid = last - row < kRows ? last - row : kRows;
+        const unsigned char* data[kRows];
+        const unsigned char* scales[kRows];
+        for (size_t r = 0; r < kRows; ++r) {
+            const size_t own = row + (r < valid ? r : 0);
+            data[r] = row_of(w, own);
+            scales[r] = scales_of(w, own);
         }
-        const __m256i mask = mask_of(left);
-        const __m256 sum = _mm256_maskload_ps(y + c, mask);
-        _mm256_maskstore_ps(y + c, mask, _mm256_fmadd_ps(to_floats(dots), factor, sum));
+        __m128 total = _mm_setzero_ps();
+        for (size_t group = 0; group < groups_of(w.columns); ++group) {
+            __m128 part = _mm_setzero_ps();
+            const size_t end =
+                (group + 1) * kGroup < w.columns ? (group + 1) * kGroup : w.columns;
+            for (size_t c = group * kGroup; c < end; c += kFine) {
+                const __m256i lower = _mm256_loadu_si256(numbers + c / 16);
+                const __m256i upper = _mm256_loadu_si256(numbers + c / 16 + 1);
+                __m256i products[kRows];
+                for (size_t r = 0; r < kRows; ++r) {
+                    if (c % 64 == 0) prefetch(data[r] + c + kAhead);
+                    products[r] = multiply_fine(data[r] + c, end - c, lower, upper);
+                }
+                const __m256i sums =
+                    _mm256_hadd_epi32(_mm256_hadd_epi32(products[0], products[1]),
+                                      _mm256_hadd_epi32(products[2], products[3]));
+                const __m128i dots = _mm_add_epi32(_mm256_castsi256_si128(sums),
+                                                   _mm256_extracti128_si256(sums, 1));
+                part = _mm_fmadd_ps(_mm_cvtepi32_ps(dots), _mm_set1_ps(units[c / kFine]), part);
+            }
+            const __m128 scale =
+                _mm_setr_ps(load_scale(scales[0], group), load_scale(scales[1], group),
+                            load_scale(scales[2], group), load_scale(scales[3], group));
+            total = _mm_fmadd_ps(part, scale, total);
+        }
+        float sums[kRows];
+        _mm_storeu_ps(sums, total);
+        for (size_t r = 0; r < valid; ++r) y[row + r] = sums[r];
+    }
+}
+
+// y[c] += unit * (sum over some rows of numbers[r] * w[rows[r], c]) within a group of columns, for at
+// most kFine rows; behind `count` numbers are 0. `next` are rows that will be wanted then.
+void add_fine(const Matrix& w, const uint32_t* rows, size_t count, const uint32_t* next,
+              size_t next_count, const int16_t* numbers, float unit, size_t first, size_t last,
+              float* y) {
+    const unsigned char* data[kFine];
+    for (size_t r = 0; r < count + count % 2; ++r) data[r] = row_of(w, rows[r < count ? r : 0]);
+    const __m256 factor = _mm256_set1_ps(unit);
+    for (size_t c = first; c < last; c += 2 * kLanes) {
+        const size_t left = last - c;
+        if (c % 64 == 0) {
+            for (size_t r = 0; r < next_count; ++r) prefetch(row_of(w, next[r]) + c);
+        }
+        __m256i low = _mm256_setzero_si256();
+        __m256i high = _mm256_setzero_si256();
+        for (size_t r = 0; r < count; r += 2) {
+            int pair;
+            __builtin_memcpy(&pair, numbers + r, sizeof pair);
+            const __m256i factors = _mm256_set1_epi32(pair);
+            const __m256i a = load_bytes(data[r] + c, left);
+            const __m256i b = load_bytes(data[r + 1] + c, left);
+            low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), factors));
+            high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), factors));
+        }
+        const __m256i dots[2] = {_mm256_permute2x128_si256(low, high, 0x20),
+                                 _mm256_permute2x128_si256(low, high, 0x31)};
+        for (size_t i = 0; i < 2 && i * kLanes < left; ++i) {
+            const __m256i mask = mask_of(left - i * kLanes);
+            float* own = y + c + i * kLanes;
+            const __m256 sum = _mm256_maskload_ps(own, mask);
+            _mm256_maskstore_ps(own, mask, _mm256_fmadd_ps(to_floats(dots[i]), factor, sum));
+        }
     }
 }
 
@@ -151,14 +219,18 @@ void round_q8(const float* x, size_t n, unsigned char* rounded) {
 
 void matmul_q8(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,
                float* y, size_t y_stride) {
+    if (tokens == 1) return multiply_one(w, first, last, x, y);
     multiply_q8(w, first, last, x, tokens, y, y_stride);
 }
 
-void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t,
+void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t following,
               const float* x, size_t first, size_t last, float* y) {
     for (size_t c = first; c < last; ++c) y[c] = 0;
     for (size_t i = 0; i < count;) {
         const size_t taken = take_fine(rows + i, count - i);
+        const uint32_t* next = rows + i + taken;
+        const size_t left = count + following - i - taken;
+        const size_t coming = left > 0 ? take_fine(next, left) : 0;
         for (size_t start = first; start < last; start += kGroup) {
             const size_t group = start / kGroup;
             alignas(32) float values[kFine] = {};
@@ -170,7 +242,7 @@ void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t,
             int16_t numbers[kFine];
             const float unit = round_fine(own, numbers);
             const size_t end = last - start < kGroup ? last : start + kGroup;
-            add_fine(w, rows + i, taken, numbers, unit, start, end, y);
+            add_fine(w, rows + i, taken, next, coming, numbers, unit, start, end, y);
         }
         i += taken;
     }
