@@ -123,7 +123,7 @@ void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t fol
         for (size_t i = 0; i < count;) {
             const size_t taken = take_fine(rows + i, count - i);
             const size_t next = i + taken;
-            const size_t left = count + following - next;
+            const size_t left = count + following - next < kFine ? count + following - next : kFine;
             const size_t coming = left > 0 ? take_fine(rows + next, left) : 0;
             factors.fill(w, rows + i, taken, x, group, groups);
             add_fine(w, rows + i, taken, rows + next, coming, factors, start, end, sums);
