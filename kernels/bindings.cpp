@@ -72,7 +72,7 @@ public:
         } else if (format == "H" && view_.itemsize == 2) {
             weights_ = rwkv::Weights::bf16;
         } else if (format == "b" && view_.itemsize == 1) {
-            weights_ = rwkv::Weights::q8;
+            weights_ = view_.ndim == 3 ? rwkv::Weights::q8 : rwkv::Weights::q8_rows;
         } else if (format == "B" && view_.itemsize == 1) {
             weights_ = view_.ndim == 3 ? rwkv::Weights::q4 : rwkv::Weights::q4_rows;
         } else {

@@ -74,7 +74,9 @@ rwkv::Spec read_spec(const RwkvCudaSpec& from) {
 }
 
 rwkv::ModelWeights read_weights(const rwkv::Spec& spec, const RwkvCudaTensor* tensors, size_t count) {
-    static const rwkv::Weights types[] = {rwkv::Weights::f32, rwkv::Weights::bf16, rwkv::Weights::q8,
+    static const rwkv::Weights types[] = {rwkv::Weights::f32, rwkv::Weights::bf16, rwkv::Weights::q8_rows,
+                                          rwkv::Weights::q4_rows};
+    static const rwkv::Weights tiled[] = {rwkv::Weights::f32, rwkv::Weights::bf16, rwkv::Weights::q8,
                                           rwkv::Weights::q4};
     std::map<std::string, rwkv::Tensor> named;
     for (size_t i = 0; i < count; ++i) {
@@ -84,7 +86,7 @@ rwkv::ModelWeights read_weights(const rwkv::Spec& spec, const RwkvCudaTensor* te
         }
         named[from.name] = {static_cast<const unsigned char*>(from.data),
                             {from.shape, from.shape + from.dimensions},
-                            from.type == 3 && from.dimensions == 2 ? rwkv::Weights::q4_rows : types[from.type]};
+                            (from.dimensions == 3 ? tiled : types)[from.type]};
     }
     return rwkv::load_weights(spec, named);
 }

@@ -345,16 +345,36 @@ int launch_narrow(Products& all, cudaStream_t stream) {
     return launch(multiply_narrow<MT, NT>, grid, kWarps * kWarp, stream, all);
 }
 
-__global__ void pack_kernel(const void* from, int rows, int columns, int first_row, int bytes, void* to) {
+__global__ void pack_kernel(const uint16_t* from, int rows, int columns, int first_row, uint16_t* to) {
     const size_t count = static_cast<size_t>(rows) * columns;
     const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
     for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-        const size_t place = weight_place(first_row + static_cast<int>(i / columns),
-                                          static_cast<int>(i % columns), tiles_of(columns), bytes);
-        if (bytes == 2) {
-            static_cast<uint16_t*>(to)[place] = static_cast<const uint16_t*>(from)[i];
-        } else {
-            static_cast<uint8_t*>(to)[place] = static_cast<const uint8_t*>(from)[i];
+        to[weight_place(first_row + static_cast<int>(i / columns), static_cast<int>(i % columns),
+                        tiles_of(columns), 2)] = from[i];
+    }
+}
+
+constexpr int kRecordQ8 = kTile * (4 + kGroupTiles * kTile);  // bytes of a group of a tile in a file
+
+__global__ void pack_q8_kernel(const uint8_t* from, int tiles, int tile_bytes, int first_row, int rows,
+                               int columns, uint8_t* to, float* scales) {
+    constexpr int kGroupColumns = kGroupTiles * kTile;
+    const int groups = divide_up(columns, kGroupColumns);
+    const size_t count = static_cast<size_t>(tiles) * kTile * columns;
+    const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+        const int row = static_cast<int>(i / columns), column = static_cast<int>(i % columns);
+        const int target = first_row + row;
+        if (target < 0 || target >= rows) continue;
+        const int group = column / kGroupColumns, within = column % kGroupColumns;
+        const uint8_t* own = from + static_cast<size_t>(row / kTile) * tile_bytes +
+                             static_cast<size_t>(group) * kRecordQ8 + row % kTile * 4;
+        const uint8_t biased = own[4 * kTile + within / 4 * 4 * kTile + within % 4];
+        to[weight_place(target, column, tiles_of(columns), 1)] = biased ^ 0x80u;
+        if (within == 0) {
+            const uint32_t bits = uint32_t{own[0]} | uint32_t{own[1]} << 8 | uint32_t{own[2]} << 16 |
+                                  uint32_t{own[3]} << 24;
+            scales[static_cast<size_t>(target) * groups + group] = __uint_as_float(bits);
         }
     }
 }
@@ -407,12 +427,23 @@ int multiply(Products all, cudaStream_t stream) {
     return launch(multiply_wide, grid, kWarps * kWarp, stream, all);
 }
 
-int pack(const void* from, int rows, int columns, int first_row, int bytes, void* to,
-         cudaStream_t stream) {
-    constexpr int kThreads = 256;
-    const size_t blocks = (static_cast<size_t>(rows) * columns + kThreads - 1) / kThreads;
-    const dim3 grid(static_cast<unsigned>(blocks < 4096 ? blocks : 4096));
-    return launch(pack_kernel, grid, kThreads, stream, from, rows, columns, first_row, bytes, to);
+constexpr int kPackThreads = 256;
+
+dim3 pack_grid(int rows, int columns) {
+    const size_t blocks = (static_cast<size_t>(rows) * columns + kPackThreads - 1) / kPackThreads;
+    return dim3(static_cast<unsigned>(blocks < 4096 ? blocks : 4096));
+}
+
+int pack(const void* from, int rows, int columns, int first_row, void* to, cudaStream_t stream) {
+    return launch(pack_kernel, pack_grid(rows, columns), kPackThreads, stream,
+                  static_cast<const uint16_t*>(from), rows, columns, first_row, static_cast<uint16_t*>(to));
+}
+
+int pack_q8(const void* from, int tiles, int tile_bytes, int first_row, int rows, int columns, void* to,
+            float* scales, cudaStream_t stream) {
+    return launch(pack_q8_kernel, pack_grid(tiles * kTile, columns), kPackThreads, stream,
+                  static_cast<const uint8_t*>(from), tiles, tile_bytes, first_row, rows, columns,
+                  static_cast<uint8_t*>(to), scales);
 }
 
 }  // namespace rwkv::cuda

@@ -36,9 +36,14 @@ struct Products {
 // Returns a cudaError_t.
 int multiply(Products products, cudaStream_t stream);
 
-// Weights as a file has them, [rows, columns], into zeroed tiles; `bytes` of a weight are 1 or 2.
-int pack(const void* from, int rows, int columns, int first_row, int bytes, void* to,
-         cudaStream_t stream);
+// Weights in bfloat16 as a file has them, [rows, columns], into zeroed tiles.
+int pack(const void* from, int rows, int columns, int first_row, void* to, cudaStream_t stream);
+
+// The same for q8, from `tiles` of `tile_bytes` as rwkv/kernels.h describes them, and their scales
+// [rows, groups]; the first row of the first tile is row `first_row` of the matrix. Tiles may begin
+// before it and end behind it.
+int pack_q8(const void* from, int tiles, int tile_bytes, int first_row, int rows, int columns, void* to,
+            float* scales, cudaStream_t stream);
 
 // The same for q4, `tiles` of 16 rows as rwkv/kernels.h describes them, and their scales and leasts.
 int pack_q4(const void* from, int tiles, int groups, int first_tile, void* to, uint32_t* pairs,

@@ -1,6 +1,5 @@
 #include <variant>
 
-#include "../src/elements.h"
 #include "gated_network.h"
 
 namespace rwkv::cuda {
@@ -50,8 +49,8 @@ void Network6::load_layers(Loader& loader, const ModelWeights& weights) {
         for (std::size_t i = 0; i < kMixes; ++i) {
             layer.mixes[i] = loader.vector(*mixes[i]);
             const std::size_t rank = spec_.rank_mix, d = spec_.width;
-            layer.mix_w1[i] = loader.matrix(part_of(from.mix_w1, i * rank, (i + 1) * rank));
-            layer.mix_w2[i] = loader.matrix(part_of(from.mix_w2, i * d, (i + 1) * d));
+            layer.mix_w1[i] = loader.part(from.mix_w1, i * rank, (i + 1) * rank);
+            layer.mix_w2[i] = loader.part(from.mix_w2, i * d, (i + 1) * d);
         }
         layer.decay_w1 = loader.matrix(from.decay_w1);
         layer.decay_w2 = loader.matrix(from.decay_w2);

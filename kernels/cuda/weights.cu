@@ -15,6 +15,11 @@ void check_type(const Matrix& matrix) {
     refuse("The GPU computes with bf16, q8 and q4 weights only. Use --weights bf16.");
 }
 
+// Elements of a matrix in whole tiles.
+std::size_t padded_size(int rows, int columns) {
+    return static_cast<std::size_t>(divide_up(rows, kTile)) * kTile * tiles_of(columns) * kTile;
+}
+
 }  // namespace
 
 Loader::~Loader() { cudaFree(staging_); }
@@ -37,6 +42,21 @@ void Loader::in_pieces(const unsigned char* from, std::size_t all, std::size_t r
                               stream_), kDoing);
         check(take(static_cast<int>(first), static_cast<int>(count)), kDoing);
     }
+}
+
+DeviceMatrix Loader::matrix_q8(const Matrix& from, std::size_t skipped) {
+    const int rows = static_cast<int>(from.rows), columns = static_cast<int>(from.columns);
+    const int before = static_cast<int>(skipped);
+    const std::size_t groups = groups_of(from.columns), bytes = tile_bytes_q8(from.columns);
+    auto* weights = arena_.take<unsigned char>(padded_size(rows, columns));
+    auto* scales = arena_.take<float>(from.rows * groups);
+    in_pieces(from.data, static_cast<std::size_t>(divide_up(before + rows, kTile)), bytes,
+              [&](int first, int count) {
+                  return pack_q8(staging_, count, static_cast<int>(bytes), first * kTile - before, rows,
+                                 columns, weights, scales, stream_);
+              });
+    return {reinterpret_cast<const uint4*>(weights), scales, nullptr, rows, tiles_of(columns),
+            static_cast<int>(groups)};
 }
 
 DeviceMatrix Loader::matrix_q4(const Matrix& from) {
@@ -63,20 +83,18 @@ const float* Loader::floats(const unsigned char* from, std::size_t count) {
 DeviceMatrix Loader::matrix(const Matrix& from) {
     check_type(from);
     if (from.weights == Weights::q4) return matrix_q4(from);
+    if (from.weights == Weights::q8) return matrix_q8(from, 0);
     const int rows = static_cast<int>(from.rows), columns = static_cast<int>(from.columns);
-    const int bytes = static_cast<int>(bytes_of(from.weights));
-    const std::size_t size = static_cast<std::size_t>(divide_up(rows, kTile)) * kTile *
-                             tiles_of(columns) * kTile * bytes;
-    auto* weights = arena_.take<unsigned char>(size);
-    DeviceMatrix result{reinterpret_cast<const uint4*>(weights), nullptr, nullptr, rows, tiles_of(columns),
-                        static_cast<int>(groups_of(from.columns))};
-    if (from.weights == Weights::q8) {
-        result.scales = floats(from.scales, from.rows * groups_of(from.columns));
-    }
+    auto* weights = arena_.take<uint16_t>(padded_size(rows, columns));
     in_pieces(from.data, from.rows, from.columns * bytes_of(from.weights), [&](int first, int count) {
-        return pack(staging_, count, columns, first, bytes, weights, stream_);
+        return pack(staging_, count, columns, first, weights, stream_);
     });
-    return result;
+    return {reinterpret_cast<const uint4*>(weights), nullptr, nullptr, rows, tiles_of(columns), 0};
+}
+
+DeviceMatrix Loader::part(const Matrix& from, std::size_t first, std::size_t last) {
+    const Matrix own = part_of(from, first, last);
+    return own.weights == Weights::q8 ? matrix_q8(own, first % kTileRows) : matrix(own);
 }
 
 Value Loader::value(const Matrix& from) {
@@ -89,7 +107,7 @@ Value Loader::value(const Matrix& from) {
                                                  bytes_of(from.weights);
     auto* weights = arena_.take<unsigned char>(from.rows * pitch);
     Value result{weights, nullptr, packed, static_cast<int>(from.rows), columns, static_cast<int>(pitch), blocks};
-    if (from.weights == Weights::q8) {
+    if (from.weights == Weights::q8_rows) {
         result.scales = floats(from.scales, from.rows * groups_of(from.columns));
     }
     in_pieces(from.data, from.rows, own, [&](int first, int count) -> int {

@@ -35,6 +35,8 @@ public:
 
     // What they copy must be there until `finish`.
     DeviceMatrix matrix(const Matrix& from);
+    // Rows [first, last) of a matrix that is not in q4.
+    DeviceMatrix part(const Matrix& from, std::size_t first, std::size_t last);
     Value value(const Matrix& from);
     const float* vector(const Vector& from);
     NormVectors norm(const Norm& from);
@@ -43,6 +45,8 @@ public:
     void finish();
 
 private:
+    // The first `skipped` rows of its first tile are not its own.
+    DeviceMatrix matrix_q8(const Matrix& from, std::size_t skipped);
     DeviceMatrix matrix_q4(const Matrix& from);
     const float* floats(const unsigned char* from, std::size_t count);
     template <typename Take>

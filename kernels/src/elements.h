@@ -20,14 +20,22 @@ inline size_t bytes_of(Weights weights) {
     switch (weights) {
         case Weights::f32: return 4;
         case Weights::bf16: return 2;
-        case Weights::q8: return 1;
+        case Weights::q8_rows: return 1;
+        case Weights::q8:
         case Weights::q4:
-        case Weights::q4_rows: break;  // less than a byte
+        case Weights::q4_rows: break;  // not so many whole ones
     }
     return 0;
 }
 
 inline size_t groups_of(size_t columns) { return (columns + kGroup - 1) / kGroup; }
+
+// The bytes that a row takes in a tile of q8, and those of the tile; or of so many whole groups of it.
+inline size_t row_bytes_q8(size_t columns) {
+    return groups_of(columns) * sizeof(float) + (columns + kFine - 1) / kFine * kFine;
+}
+
+inline size_t tile_bytes_q8(size_t columns) { return row_bytes_q8(columns) * kTileRows; }
 
 // The bytes of a tile of rows in q4, and of a row in q4_rows.
 inline size_t tile_bytes(size_t columns) {
@@ -38,23 +46,24 @@ inline size_t packed_bytes(size_t columns) {
     return (columns + 2 * kGroupQ4 - 1) / (2 * kGroupQ4) * (8 + kGroupQ4);
 }
 
-// Where a row begins; of q4 the tile that it is in.
+// Where a row begins; of q8 and q4 the tile that it is in.
 inline const unsigned char* row_of(const Matrix& m, size_t row) {
     switch (m.weights) {
+        case Weights::q8: return m.data + row / kTileRows * tile_bytes_q8(m.columns);
         case Weights::q4: return m.data + row / kTileRows * tile_bytes(m.columns);
         case Weights::q4_rows: return m.data + row * packed_bytes(m.columns);
         default: return m.data + row * m.columns * bytes_of(m.weights);
     }
 }
 
-// The scales of a row of a q8 matrix.
+// The scales of a row of a q8_rows matrix.
 inline const unsigned char* scales_of(const Matrix& m, size_t row) {
     return m.scales + row * groups_of(m.columns) * sizeof(float);
 }
 
-// The rows [first, last) of a matrix; of q4 from the beginning of a tile.
+// The rows [first, last) of a matrix; of q8 and q4 from the beginning of a tile.
 inline Matrix part_of(const Matrix& m, size_t first, size_t last) {
-    const bool scaled = m.weights == Weights::q8;
+    const bool scaled = m.weights == Weights::q8_rows;
     return {row_of(m, first), last - first, m.columns, m.weights,
             scaled ? scales_of(m, first) : nullptr};
 }
@@ -80,8 +89,33 @@ inline float load(const unsigned char* row, size_t column, Weights weights) {
     return weights == Weights::f32 ? load_f32(row + 4 * column) : load_bf16(row + 2 * column);
 }
 
+// Of a row in q8_rows.
 inline int load_q8(const unsigned char* row, size_t column) {
     return static_cast<signed char>(row[column]);
+}
+
+// Where a matrix in q8 keeps what a weight is made of: offsets in bytes.
+struct PlaceQ8 {
+    size_t scale;
+    size_t number;
+};
+
+inline PlaceQ8 place_q8(const Matrix& m, size_t row, size_t column) {
+    const size_t record = static_cast<size_t>(row_of(m, row) - m.data) +
+                          tile_bytes_q8(column / kGroup * kGroup);
+    const size_t own = row % kTileRows * 4;
+    return {record + own, record + kTileRows * 4 + column % kGroup / 4 * (kTileRows * 4) + own + column % 4};
+}
+
+// A weight in q8 is scale * number.
+struct WeightQ8 {
+    float scale;
+    int number;
+};
+
+inline WeightQ8 load_q8(const Matrix& m, size_t row, size_t column) {
+    const PlaceQ8 place = place_q8(m, row, column);
+    return {load_f32(m.data + place.scale), m.data[place.number] - 128};
 }
 
 // Where a matrix in q4 or q4_rows keeps what a weight is made of: offsets in bytes.
@@ -127,15 +161,15 @@ inline float load_scale(const unsigned char* scales, size_t group) {
     return load_f32(scales + group * sizeof(float));
 }
 
-// y [columns] = one row of a matrix of any type.
+// y [columns] = one row of a matrix whose rows lie by themselves.
 inline void copy_row(const Matrix& m, size_t row, float* y) {
     const unsigned char* weights = row_of(m, row);
-    if (m.weights == Weights::q8) {
+    if (m.weights == Weights::q8_rows) {
         const unsigned char* scales = scales_of(m, row);
         for (size_t i = 0; i < m.columns; ++i) {
             y[i] = load_scale(scales, i / kGroup) * static_cast<float>(load_q8(weights, i));
         }
-    } else if (m.weights == Weights::q4 || m.weights == Weights::q4_rows) {
+    } else if (m.weights == Weights::q4_rows) {
         for (size_t i = 0; i < m.columns; ++i) {
             const WeightQ4 weight = load_q4(m, row, i);
             y[i] = weight.scale * static_cast<float>(weight.number) + weight.least;

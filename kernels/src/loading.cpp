@@ -43,12 +43,12 @@ public:
 
     // One matrix below the other, as one.
     Matrix stack(const std::string& name, const std::vector<std::size_t>& shape) const {
-        return read(name, shape, Weights::q4_rows);
+        return read(name, shape, false);
     }
 
-    // A matrix for sum_rows.
+    // A matrix of which rows are summed or looked up.
     Matrix rows(const std::string& name, std::size_t rows, std::size_t columns) const {
-        return read(name, {rows, columns}, Weights::q4);
+        return read(name, {rows, columns}, true);
     }
 
     Vector vector(const std::string& name, const std::vector<std::size_t>& shape) const {
@@ -69,16 +69,20 @@ private:
         return size;
     }
 
-    // A matrix of any type but one.
-    Matrix read(const std::string& name, const std::vector<std::size_t>& shape,
-                Weights other) const {
+    Matrix read(const std::string& name, const std::vector<std::size_t>& shape, bool by_row) const {
         const Tensor& tensor = find(name);
         const std::size_t columns = shape.back();
         Matrix matrix{tensor.data, count(shape) / columns, columns, tensor.weights};
-        if (tensor.weights == other) {
-            throw std::invalid_argument("Tensor " + name + " has 4-bit weights in the other layout.");
+        const bool tiled = tensor.weights == Weights::q8 || tensor.weights == Weights::q4;
+        const bool packed_rows = tensor.weights == Weights::q8_rows || tensor.weights == Weights::q4_rows;
+        if (by_row ? tiled : packed_rows) {
+            throw std::invalid_argument("Tensor " + name + " has its weights in the other layout.");
         }
         switch (tensor.weights) {
+            case Weights::q8:
+                check_shape(name, tensor, {divide_up(matrix.rows, kTileRows), row_bytes_q8(columns),
+                                           kTileRows});
+                break;
             case Weights::q4:
                 check_shape(name, tensor, {divide_up(matrix.rows, kTileRows),
                                            divide_up(columns, kGroupQ4), tile_bytes(kGroupQ4)});
@@ -88,7 +92,7 @@ private:
                 break;
             default: check_shape(name, tensor, shape);
         }
-        if (tensor.weights == Weights::q8) {
+        if (tensor.weights == Weights::q8_rows) {
             matrix.scales = floats(name + ".scale", {matrix.rows, groups_of(columns)}).data;
         }
         return matrix;
@@ -136,8 +140,11 @@ struct Source {
     Matrix matrix(const std::string& name, std::size_t rows, std::size_t columns) const {
         return read.matrix(block() + name, rows, columns);
     }
+    Matrix rows(const std::string& name, std::size_t rows, std::size_t columns) const {
+        return read.rows(block() + name, rows, columns);
+    }
     // ffn.value, turned: a hidden channel is a row.
-    Matrix value() const { return read.rows(block() + "ffn.value.weight", spec.hidden, spec.width); }
+    Matrix value() const { return rows("ffn.value.weight", spec.hidden, spec.width); }
 };
 
 // RWKV-4 and 5 keep the share of the token itself.
@@ -237,7 +244,7 @@ void load_layer(const Source& from, Layer6& layer) {
 DeepEmbed load_deep_embed(const Source& from) {
     constexpr std::size_t kSide = DeepEmbed::kSide;
     const Spec& spec = from.spec;
-    return {from.matrix("ffn.s_emb.weight", spec.vocabulary, kSide * kSide),
+    return {from.rows("ffn.s_emb.weight", spec.vocabulary, kSide * kSide),
             from.matrix("ffn.s_emb_x.weight", kSide * kSide, spec.width),
             from.matrix("ffn.s1", kSide, spec.width), from.matrix("ffn.s2", spec.hidden, kSide),
             from.vector("ffn.s0", {spec.hidden})};
@@ -341,7 +348,7 @@ void check_spec(const Spec& spec) {
 ModelWeights load_weights(const Spec& spec, const std::map<std::string, Tensor>& tensors) {
     const Reader read(tensors);
     ModelWeights weights{};
-    weights.emb = read.matrix("emb.weight", spec.vocabulary, spec.width);
+    weights.emb = read.rows("emb.weight", spec.vocabulary, spec.width);
     weights.head = read.matrix("head.weight", spec.vocabulary, spec.width);
     if (!spec.normed) weights.ln0 = read.norm("blocks.0.ln0", spec.width);
     weights.ln_out = read.norm("ln_out", spec.width);

@@ -151,6 +151,7 @@ void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, 
         case Weights::bf16: return multiply<true>(w, first, last, floats, stride, tokens, y, y_stride);
         case Weights::q8: return matmul_q8(w, first, last, x, tokens, y, y_stride);
         case Weights::q4: return matmul_q4(w, first, last, floats, stride, tokens, y, y_stride);
+        case Weights::q8_rows:
         case Weights::q4_rows: return;  // only for sum_rows
     }
 }

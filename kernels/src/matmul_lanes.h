@@ -111,6 +111,7 @@ void isa::matmul(const Matrix& w, size_t first, size_t last, const unsigned char
         case Weights::bf16: return multiply<true>(w, first, last, floats, stride, tokens, y, y_stride);
         case Weights::q8: return isa::matmul_q8(w, first, last, x, tokens, y, y_stride);
         case Weights::q4: return isa::matmul_q4(w, first, last, floats, stride, tokens, y, y_stride);
+        case Weights::q8_rows:
         case Weights::q4_rows: return;  // only for sum_rows
     }
 }

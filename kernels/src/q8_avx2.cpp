@@ -7,11 +7,12 @@ namespace {
 
 // What q8_tiles.h needs: products of pairs of 16-bit integers.
 using Ints = __m256i;
-constexpr size_t kTogether = 2;
-constexpr size_t kTile = 6;
+constexpr size_t kBytes = 2;
+constexpr int kTogether = 1;
+constexpr int kTile = 6;
 
 inline Floats zero_floats() { return _mm256_setzero_ps(); }
-inline Floats load_floats(const float* p) { return _mm256_load_ps(p); }
+inline Floats load_floats(const float* p) { return _mm256_loadu_ps(p); }
 inline void store_floats(float* p, Floats x) { _mm256_store_ps(p, x); }
 inline Floats broadcast_float(const unsigned char* p) {
     return _mm256_broadcast_ss(reinterpret_cast<const float*>(p));
@@ -21,66 +22,26 @@ inline Ints broadcast_int(const unsigned char* p) {
     __builtin_memcpy(&value, p, sizeof value);
     return _mm256_set1_epi32(value);
 }
-inline Ints load_ints(const int32_t* p) {
-    return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
-}
 inline Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
-inline Ints dot(Ints sums, Ints weights, Ints numbers) {
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(weights, numbers));
-}
-inline Ints start_sum(const unsigned char*) { return _mm256_setzero_si256(); }
 
-// The first `count` <= 16 weights, then zeros.
-inline __m256i load_bytes(const unsigned char* p, size_t count) {
-    if (count >= 16) {
-        return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(p)));
-    }
-    alignas(16) unsigned char bytes[16] = {};
-    for (size_t i = 0; i < count; ++i) bytes[i] = p[i];
-    return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
+// Columns 0 and 2, and 1 and 3, as 16-bit integers; activations lie in the same order.
+struct Block {
+    __m256i even;
+    __m256i odd;
+};
+
+inline Block load_block(const unsigned char* p) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(p));
+    return {_mm256_and_si256(bytes, _mm256_set1_epi16(255)), _mm256_srli_epi16(bytes, 8)};
 }
 
-// Eight vectors of eight ints: columns become rows.
-inline void transpose(__m256i (&v)[8]) {
-    __m256i u[8];
-    for (int i = 0; i < 8; i += 2) {
-        u[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
-        u[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        v[i] = _mm256_unpacklo_epi64(u[i], u[i + 2]);
-        v[i + 1] = _mm256_unpackhi_epi64(u[i], u[i + 2]);
-        v[i + 2] = _mm256_unpacklo_epi64(u[i + 1], u[i + 3]);
-        v[i + 3] = _mm256_unpackhi_epi64(u[i + 1], u[i + 3]);
-    }
-    for (int i = 0; i < 4; ++i) {
-        u[i] = _mm256_permute2x128_si256(v[i], v[i + 4], 0x20);
-        u[i + 4] = _mm256_permute2x128_si256(v[i], v[i + 4], 0x31);
-    }
-    for (int i = 0; i < 8; ++i) v[i] = u[i];
-}
+using Numbers = Block;
 
-inline void pack_rows(const Matrix& w, size_t row, size_t valid, size_t column, size_t count,
-                      int32_t* to) {
-    const unsigned char* rows[kLanes];
-    for (size_t r = 0; r < kLanes; ++r) {
-        rows[r] = row_of(w, row + (r < valid ? r : valid - 1)) + column;
-    }
-    const size_t ahead = kLanes * w.columns;
-    for (size_t j = 0; j < kGroup; j += 16) {
-        const size_t left = j < count ? count - j : 0;
-        __m256i v[kLanes];
-        for (size_t r = 0; r < kLanes; ++r) {
-            // Rows are too short for the hardware to learn, so each block asks for the next one.
-            // Behind the end of the matrix this is harmless.
-            if (j % 64 == 0) prefetch(rows[r] + j + ahead);
-            v[r] = load_bytes(rows[r] + j, left);
-        }
-        transpose(v);
-        for (size_t i = 0; i < kLanes; ++i) {
-            _mm256_store_si256(reinterpret_cast<__m256i*>(to + (j / 2 + i) * kLanes), v[i]);
-        }
-    }
+inline Numbers load_numbers(const unsigned char* p) { return {broadcast_int(p), broadcast_int(p + 4)}; }
+inline Ints dot(Ints sums, const Block& weights, const Numbers& numbers) {
+    const __m256i even = _mm256_madd_epi16(weights.even, numbers.even);
+    const __m256i odd = _mm256_madd_epi16(weights.odd, numbers.odd);
+    return _mm256_add_epi32(_mm256_add_epi32(sums, even), odd);
 }
 
 // Rounds kFine activations to numbers; returns their unit.
@@ -113,57 +74,14 @@ inline float round_fine(const __m256 (&x)[4], int16_t* numbers) {
 namespace rwkv::avx2 {
 namespace {
 
-// The first kFine weights from p, or `count` and then zeros, times as many numbers: sums of fours.
-__m256i multiply_fine(const unsigned char* p, size_t count, __m256i first, __m256i second) {
-    const __m256i weights = load_bytes(p, count);
-    const __m256i more = load_bytes(p + 16, count > 16 ? count - 16 : 0);
-    return _mm256_add_epi32(_mm256_madd_epi16(weights, first), _mm256_madd_epi16(more, second));
-}
-
-// One token: the lanes are four rows, whose weights are used as they lie.
-void multiply_one(const Matrix& w, size_t first, size_t last, const unsigned char* x, float* y) {
-    constexpr size_t kRows = 4;
-    const RoundedQ8 parts(w.columns);
-    const auto* numbers = reinterpret_cast<const __m256i_u*>(x + parts.numbers);
-    const float* units = reinterpret_cast<const float*>(x);
-    for (size_t row = first; row < last; row += kRows) {
-        const size_t valid = last - row < kRows ? last - row : kRows;
-        const unsigned char* data[kRows];
-        const unsigned char* scales[kRows];
-        for (size_t r = 0; r < kRows; ++r) {
-            const size_t own = row + (r < valid ? r : 0);
-            data[r] = row_of(w, own);
-            scales[r] = scales_of(w, own);
-        }
-        __m128 total = _mm_setzero_ps();
-        for (size_t group = 0; group < groups_of(w.columns); ++group) {
-            __m128 part = _mm_setzero_ps();
-            const size_t end =
-                (group + 1) * kGroup < w.columns ? (group + 1) * kGroup : w.columns;
-            for (size_t c = group * kGroup; c < end; c += kFine) {
-                const __m256i lower = _mm256_loadu_si256(numbers + c / 16);
-                const __m256i upper = _mm256_loadu_si256(numbers + c / 16 + 1);
-                __m256i products[kRows];
-                for (size_t r = 0; r < kRows; ++r) {
-                    if (c % 64 == 0) prefetch(data[r] + c + kAhead);
-                    products[r] = multiply_fine(data[r] + c, end - c, lower, upper);
-                }
-                const __m256i sums =
-                    _mm256_hadd_epi32(_mm256_hadd_epi32(products[0], products[1]),
-                                      _mm256_hadd_epi32(products[2], products[3]));
-                const __m128i dots = _mm_add_epi32(_mm256_castsi256_si128(sums),
-                                                   _mm256_extracti128_si256(sums, 1));
-                part = _mm_fmadd_ps(_mm_cvtepi32_ps(dots), _mm_set1_ps(units[c / kFine]), part);
-            }
-            const __m128 scale =
-                _mm_setr_ps(load_scale(scales[0], group), load_scale(scales[1], group),
-                            load_scale(scales[2], group), load_scale(scales[3], group));
-            total = _mm_fmadd_ps(part, scale, total);
-        }
-        float sums[kRows];
-        _mm_storeu_ps(sums, total);
-        for (size_t r = 0; r < valid; ++r) y[row + r] = sums[r];
+// The first `count` <= 16 weights, then zeros.
+__m256i load_bytes(const unsigned char* p, size_t count) {
+    if (count >= 16) {
+        return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(p)));
     }
+    alignas(16) unsigned char bytes[16] = {};
+    for (size_t i = 0; i < count; ++i) bytes[i] = p[i];
+    return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 
 // y[c] += unit * (sum over some rows of numbers[r] * w[rows[r], c]) within a group of columns, for at
@@ -206,6 +124,7 @@ void add_fine(const Matrix& w, const uint32_t* rows, size_t count, const uint32_
 void round_q8(const float* x, size_t n, unsigned char* rounded) {
     const RoundedQ8 parts(n);
     float* units = reinterpret_cast<float*>(rounded);
+    int32_t* starts = reinterpret_cast<int32_t*>(rounded + parts.sums);
     int16_t* numbers = reinterpret_cast<int16_t*>(rounded + parts.numbers);
     for (size_t i = 0; i < groups_of(n) * kGroup; i += kFine) {
         __m256 own[4];
@@ -214,12 +133,20 @@ void round_q8(const float* x, size_t n, unsigned char* rounded) {
             own[j] = at < n ? _mm256_maskload_ps(x + at, mask_of(n - at)) : zero_floats();
         }
         units[i / kFine] = round_fine(own, numbers + i);
+        int32_t sum = 0;
+        for (size_t j = i; j < i + kFine; j += 4) {
+            sum += numbers[j] + numbers[j + 1] + numbers[j + 2] + numbers[j + 3];
+            // See Block.
+            const int16_t second = numbers[j + 1];
+            numbers[j + 1] = numbers[j + 2];
+            numbers[j + 2] = second;
+        }
+        starts[i / kFine] = -128 * sum;
     }
 }
 
 void matmul_q8(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,
                float* y, size_t y_stride) {
-    if (tokens == 1) return multiply_one(w, first, last, x, y);
     multiply_q8(w, first, last, x, tokens, y, y_stride);
 }
 

@@ -1,14 +1,24 @@
-// With integer dot products weights are made 128 more, as the first factors have no sign; the sums of
-// activations that start_sum takes make good for it. All sums of fine groups are exact, so they may
-// be made in any order.
+// With integer dot products rows of weights are made 128 more, as the first factors have no sign; sums
+// begin with what makes good for it. All sums of fine groups are exact, so they may be made in any
+// order.
 
 #include "operations.h"
-#include "q8_one_token_avx512.h"
+#include "q8_lanes_avx512.h"
 #include "q8_tiles.h"
 #include "quads_avx512.h"
 
 namespace rwkv::avx512vnni {
 namespace {
+
+constexpr size_t kStrip = 64;  // columns in a vector
+
+__m512i load_biased(const unsigned char* p, __mmask64 mask) {
+    return _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, p), _mm512_set1_epi8(-128));
+}
+
+__mmask64 bytes_left(size_t count) {
+    return count < 64 ? (__mmask64{1} << count) - 1 : ~__mmask64{0};
+}
 
 // Puts 64 sums in the order of `interleave` back into that of the columns.
 void put_back(const float* sums, size_t stride, size_t count, float* y) {
@@ -136,7 +146,7 @@ void sum_rows_q8(const Matrix& w, const uint32_t* rows, size_t count, size_t fol
     }
 }
 
-// A part of the hidden rows for some tokens: what add_tiles takes, for one group of rows.
+// A part of the hidden rows for some tokens: what add_tiles takes, for a group of rows.
 struct PartNumbers {
     struct Token {
         float units[kFines];
@@ -150,11 +160,10 @@ void sum_all_q8(const Matrix& w, const float* x, size_t x_stride, size_t tokens,
                 size_t last, float* y, size_t y_stride) {
     static_assert(kPart == kGroup, "a part is laid out as a group of columns");
     constexpr size_t kVectors = kGroup / kLanes;
-    alignas(64) int32_t panel[kVectors][kPanel];
+    alignas(64) unsigned char panel[kVectors][kRecord];
     alignas(64) float sums[kVectors][kMaxSummed * kLanes] = {};
-    alignas(64) float ones[kLanes];
     alignas(64) PartNumbers numbers;
-    for (float& one : ones) one = 1;
+    for (unsigned char* own : panel) _mm512_store_ps(own, _mm512_set1_ps(1));
     const size_t group = first / kGroup;
     for (size_t begin = 0; begin < w.rows; begin += kPart) {
         const size_t rows = w.rows - begin < kPart ? w.rows - begin : kPart;
@@ -176,7 +185,7 @@ void sum_all_q8(const Matrix& w, const float* x, size_t x_stride, size_t tokens,
         }
         for (size_t c = first; c < last; c += kStrip) {
             const __mmask64 mask = bytes_left(last - c);
-            int32_t(*to)[kPanel] = panel + (c - first) / kLanes;
+            unsigned char(*to)[kRecord] = panel + (c - first) / kLanes;
             for (size_t r = 0; r < kPart; r += 4) {
                 __m512i bytes[4], columns[4];
                 for (size_t i = 0; i < 4; ++i) {
@@ -186,14 +195,17 @@ void sum_all_q8(const Matrix& w, const float* x, size_t x_stride, size_t tokens,
                     bytes[i] = load_biased(own, mask);
                 }
                 interleave(bytes, columns);
-                for (size_t i = 0; i < 4; ++i) _mm512_store_si512(to[i] + r / 4 * kLanes, columns[i]);
+                for (size_t i = 0; i < 4; ++i) {
+                    _mm512_store_si512(to[i] + kScales + r / 4 * kBlock, columns[i]);
+                }
             }
         }
         const auto* token = reinterpret_cast<const unsigned char*>(numbers.tokens);
-        for (size_t i = 0; i * kLanes < padded(last - first, kStrip); ++i) {
-            add_tiles(panel[i], ones, 1, token + offsetof(PartNumbers::Token, numbers), token,
-                      token + offsetof(PartNumbers::Token, starts), sizeof(PartNumbers::Token), tokens,
-                      sums[i]);
+        const Inputs inputs{token + offsetof(PartNumbers::Token, numbers), token,
+                            token + offsetof(PartNumbers::Token, starts), sizeof(PartNumbers::Token)};
+        for (size_t i = 0; i * kLanes < padded(last - first, kStrip); i += kTogether) {
+            add_tiles<kTogether, false>({panel[i], kRecord, sums[i], kMaxSummed * kLanes}, kFines, inputs,
+                                        tokens);
         }
     }
     for (size_t t = 0; t < tokens; ++t) {
@@ -219,14 +231,13 @@ void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, 
         return matmul_q4(w, first, last, floats, stride, tokens, y, y_stride);
     }
     if (w.weights != Weights::q8) return avx512::matmul(w, first, last, x, tokens, y, y_stride);
-    if (tokens == 1) return multiply_one(w, first, last, x, y);
     multiply_q8(w, first, last, x, tokens, y, y_stride);
 }
 
 void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following,
               const float* x, size_t first, size_t last, float* y) {
     switch (w.weights) {
-        case Weights::q8: return sum_rows_q8(w, rows, count, following, x, first, last, y);
+        case Weights::q8_rows: return sum_rows_q8(w, rows, count, following, x, first, last, y);
         case Weights::q4_rows: return sum_rows_q4(w, rows, count, following, x, first, last, y);
         default: return avx512::sum_rows(w, rows, count, following, x, first, last, y);
     }
@@ -234,7 +245,7 @@ void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t follow
 
 void sum_all_rows(const Matrix& w, const float* x, size_t x_stride, size_t tokens, size_t first,
                   size_t last, float* y, size_t y_stride) {
-    if (w.weights == Weights::q8) {
+    if (w.weights == Weights::q8_rows) {
         sum_all_q8(w, x, x_stride, tokens, first, last, y, y_stride);
     } else {
         avx512::sum_all_rows(w, x, x_stride, tokens, first, last, y, y_stride);

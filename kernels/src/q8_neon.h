@@ -8,104 +8,126 @@
 namespace rwkv {
 namespace {
 
-constexpr size_t kRows = 4;
 constexpr size_t kTokens = 4;
+constexpr size_t kFour = 4;                            // rows of a vector, and columns of a block
+constexpr size_t kBlockQ8 = kFour * kTileRows;         // bytes
+constexpr size_t kScales = kTileRows * sizeof(float);  // bytes
+constexpr size_t kSteps = kFine / kFour;
+constexpr size_t kAhead = 4096;  // how far ahead a single stream of weights is asked for, in bytes
 
-// Numbers whose products are summed as one: a fine group.
-struct Fine {
-    int8x16_t low, high;
-};
-
-inline Fine load_fine(const unsigned char* p) {
-    return {vreinterpretq_s8_u8(vld1q_u8(p)), vreinterpretq_s8_u8(vld1q_u8(p + kFine / 2))};
+inline int8x8_t load_numbers(const unsigned char* p) {
+    int four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return vreinterpret_s8_s32(vdup_n_s32(four));
 }
 
-// The first `count` < kFine numbers, then zeros.
-inline Fine load_fine(const unsigned char* p, size_t count) {
-    unsigned char bytes[kFine] = {};
-    for (size_t i = 0; i < count; ++i) bytes[i] = p[i];
-    return load_fine(bytes);
-}
-
-// Lanes whose sum is that of the products.
-inline int32x4_t multiply_fine(const Fine& w, const Fine& x) {
+// The sums of products of four rows with a fine group of activations.
+inline int32x4_t multiply_fine(const int8x16_t (&w)[kSteps], const unsigned char* numbers) {
 #ifdef __ARM_FEATURE_DOTPROD
-    return vdotq_s32(vdotq_s32(vdupq_n_s32(0), w.low, x.low), w.high, x.high);
+    const int8x16_t low = vreinterpretq_s8_u8(vld1q_u8(numbers));
+    const int8x16_t high = vreinterpretq_s8_u8(vld1q_u8(numbers + kFine / 2));
+    int32x4_t a = vdotq_laneq_s32(vdupq_n_s32(0), w[0], low, 0);
+    int32x4_t b = vdotq_laneq_s32(vdupq_n_s32(0), w[4], high, 0);
+    a = vdotq_laneq_s32(a, w[1], low, 1);
+    b = vdotq_laneq_s32(b, w[5], high, 1);
+    a = vdotq_laneq_s32(a, w[2], low, 2);
+    b = vdotq_laneq_s32(b, w[6], high, 2);
+    a = vdotq_laneq_s32(a, w[3], low, 3);
+    b = vdotq_laneq_s32(b, w[7], high, 3);
+    return vaddq_s32(a, b);
 #else
-    // Two products are at most 2 * 128 * 127 < 2^15.
-    const int16x8_t low = vmlal_high_s8(vmull_s8(vget_low_s8(w.low), vget_low_s8(x.low)), w.low, x.low);
-    const int16x8_t high =
-        vmlal_high_s8(vmull_s8(vget_low_s8(w.high), vget_low_s8(x.high)), w.high, x.high);
-    return vpadalq_s16(vpaddlq_s16(low), high);
+    int32x4_t low = vdupq_n_s32(0);  // pairs of columns of two rows
+    int32x4_t high = vdupq_n_s32(0);
+#pragma GCC unroll 4
+    for (size_t i = 0; i < kSteps; i += 2) {
+        // Two products are at most 2 * 128 * 127 < 2^15.
+        const int8x8_t a = load_numbers(numbers + kFour * i);
+        const int8x8_t b = load_numbers(numbers + kFour * (i + 1));
+        low = vpadalq_s16(
+            low, vmlal_s8(vmull_s8(vget_low_s8(w[i]), a), vget_low_s8(w[i + 1]), b));
+        high = vpadalq_s16(
+            high, vmlal_s8(vmull_s8(vget_high_s8(w[i]), a), vget_high_s8(w[i + 1]), b));
+    }
+    return vpaddq_s32(low, high);
 #endif
 }
 
-// `valid` rows from `row` on and kT tokens.
-template <int kT>
-void multiply_rows(const Matrix& w, size_t row, size_t valid, const unsigned char* x, float* y,
-                   size_t y_stride) {
-    const RoundedQ8 parts(w.columns);
-    const size_t stride = rounded_bytes(Weights::q8, w.columns);
-    // Rows past the end repeat the last one; their sums are not stored.
-    const unsigned char* rows[kRows];
-    const unsigned char* scales[kRows];
-    for (size_t r = 0; r < kRows; ++r) {
-        rows[r] = row_of(w, row + (r < valid ? r : valid - 1));
-        scales[r] = scales_of(w, row + (r < valid ? r : valid - 1));
-    }
-    float32x4_t sums[kT];
-    for (int t = 0; t < kT; ++t) sums[t] = vdupq_n_f32(0);
-    for (size_t column = 0; column < w.columns;) {
-        const size_t group = column / kGroup;
-        const size_t end = w.columns - column < kGroup ? w.columns : column + kGroup;
-        float32x4_t own[kT];
-        for (int t = 0; t < kT; ++t) own[t] = vdupq_n_f32(0);
-        const auto add = [&](const Fine (&weights)[kRows]) {
+// results[t] [4 kV] = the products of 4 kV rows of a tile, which begin at `tile`, with kT tokens.
+template <int kV, int kT>
+void multiply_rows(const unsigned char* tile, size_t columns, const unsigned char* x, float* results) {
+    const RoundedQ8 parts(columns);
+    const size_t stride = rounded_bytes(Weights::q8, columns);
+    float32x4_t sums[kV][kT];
 #pragma GCC unroll 4
-            for (int t = 0; t < kT; ++t) {
-                const unsigned char* token = x + t * stride;
-                const Fine numbers = load_fine(token + parts.numbers + column);
-                const int32x4_t dots = vpaddq_s32(vpaddq_s32(multiply_fine(weights[0], numbers),
-                                                             multiply_fine(weights[1], numbers)),
-                                                  vpaddq_s32(multiply_fine(weights[2], numbers),
-                                                             multiply_fine(weights[3], numbers)));
-                own[t] = vfmaq_n_f32(own[t], vcvtq_f32_s32(dots), load_scale(token, column / kFine));
+    for (int i = 0; i < kV * kT; ++i) sums[i / kT][i % kT] = vdupq_n_f32(0);
+    for (size_t column = 0; column < columns; column += kGroup) {
+        const unsigned char* record = tile + tile_bytes_q8(column);
+        const size_t own = columns - column < kGroup ? columns - column : kGroup;
+        float32x4_t part[kV][kT];
+#pragma GCC unroll 4
+        for (int i = 0; i < kV * kT; ++i) part[i / kT][i % kT] = vdupq_n_f32(0);
+        for (size_t fine = 0; fine < own; fine += kFine) {
+            const unsigned char* blocks = record + kScales + fine * kTileRows;
+#pragma GCC unroll 4
+            for (int v = 0; v < kV; ++v) {
+                int8x16_t weights[kSteps];
+#pragma GCC unroll 8
+                for (size_t step = 0; step < kSteps; ++step) {
+                    const unsigned char* block = blocks + step * kBlockQ8;
+                    if (v == 0 && kV > 1) prefetch(block + kAhead);
+                    const uint8x16_t biased = vld1q_u8(block + v * kFour * kFour);
+                    weights[step] = vreinterpretq_s8_u8(veorq_u8(biased, vdupq_n_u8(128)));
+                }
+#pragma GCC unroll 4
+                for (int t = 0; t < kT; ++t) {
+                    const unsigned char* token = x + t * stride;
+                    const int32x4_t dots =
+                        multiply_fine(weights, token + parts.numbers + column + fine);
+                    part[v][t] = vfmaq_n_f32(part[v][t], vcvtq_f32_s32(dots),
+                                             load_scale(token, (column + fine) / kFine));
+                }
             }
-        };
-        Fine weights[kRows];
-        for (; column + kFine <= end; column += kFine) {
-#pragma GCC unroll 4
-            for (size_t r = 0; r < kRows; ++r) {
-                // The next rows, which are behind the end of the matrix at its end: that is harmless.
-                prefetch(rows[r] + column + kRows * w.columns);
-                weights[r] = load_fine(rows[r] + column);
-            }
-            add(weights);
         }
-        if (column < end) {
 #pragma GCC unroll 4
-            for (size_t r = 0; r < kRows; ++r) weights[r] = load_fine(rows[r] + column, end - column);
-            add(weights);
-            column = end;
+        for (int i = 0; i < kV * kT; ++i) {
+            const auto* scales = record + i / kT * kFour * sizeof(float);
+            const float32x4_t scale = vreinterpretq_f32_u8(vld1q_u8(scales));
+            sums[i / kT][i % kT] = vfmaq_f32(sums[i / kT][i % kT], part[i / kT][i % kT], scale);
         }
-        float scale[kRows];
-        for (size_t r = 0; r < kRows; ++r) scale[r] = load_scale(scales[r], group);
-        for (int t = 0; t < kT; ++t) sums[t] = vfmaq_f32(sums[t], own[t], vld1q_f32(scale));
     }
-    for (int t = 0; t < kT; ++t) store_four(y + t * y_stride + row, valid, sums[t]);
+#pragma GCC unroll 4
+    for (int i = 0; i < kV * kT; ++i) {
+        vst1q_f32(results + i % kT * kTileRows + i / kT * kFour, sums[i / kT][i % kT]);
+    }
 }
 
 inline void multiply_q8(const Matrix& w, size_t first, size_t last, const unsigned char* x,
                         size_t tokens, float* y, size_t y_stride) {
+    constexpr int kVectors = kTileRows / kFour;
     const size_t stride = rounded_bytes(Weights::q8, w.columns);
-    for (size_t row = first; row < last; row += kRows) {
-        const size_t valid = last - row < kRows ? last - row : kRows;
-        size_t t = 0;
-        for (; t + kTokens <= tokens; t += kTokens) {
-            multiply_rows<kTokens>(w, row, valid, x + t * stride, y + t * y_stride, y_stride);
-        }
-        for (; t < tokens; ++t) {
-            multiply_rows<1>(w, row, valid, x + t * stride, y + t * y_stride, y_stride);
+    float results[kTokens * kTileRows];
+    for (size_t row = first / kTileRows * kTileRows; row < last; row += kTileRows) {
+        const unsigned char* tile = row_of(w, row);
+        const size_t from = row < first ? first - row : 0;
+        const size_t to = last - row < kTileRows ? last - row : kTileRows;
+        for (size_t t = 0; t < tokens;) {
+            const unsigned char* own = x + t * stride;
+            size_t count = kTokens;
+            if (tokens - t >= kTokens) {
+                for (int v = 0; v < kVectors; ++v) {
+                    multiply_rows<1, kTokens>(tile + v * kFour * kFour, w.columns, own,
+                                              results + v * kFour);
+                }
+            } else {
+                count = 1;
+                multiply_rows<kVectors, 1>(tile, w.columns, own, results);
+            }
+            for (size_t i = 0; i < count; ++i, ++t) {
+                float* target = y + t * y_stride + row;
+                for (size_t lane = from; lane < to; ++lane) {
+                    target[lane] = results[i * kTileRows + lane];
+                }
+            }
         }
     }
 }

@@ -44,7 +44,6 @@ void matmul_q8(const Matrix& w, size_t first, size_t last, const unsigned char* 
     const RoundedQ8 parts(w.columns);
     const size_t stride = rounded_bytes(Weights::q8, w.columns);
     for (size_t row = first; row < last; ++row) {
-        const unsigned char* weights = row_of(w, row);
         for (size_t t = 0; t < tokens; ++t) {
             const float* units = reinterpret_cast<const float*>(x + t * stride);
             const auto* numbers =
@@ -53,8 +52,8 @@ void matmul_q8(const Matrix& w, size_t first, size_t last, const unsigned char* 
             for (size_t begin = 0; begin < w.columns; begin += kFine) {
                 const size_t end = w.columns - begin < kFine ? w.columns : begin + kFine;
                 int dot = 0;
-                for (size_t i = begin; i < end; ++i) dot += load_q8(weights, i) * numbers[i];
-                const double scale = load_scale(scales_of(w, row), begin / kGroup);
+                for (size_t i = begin; i < end; ++i) dot += load_q8(w, row, i).number * numbers[i];
+                const double scale = load_q8(w, row, begin).scale;
                 sum += scale * units[begin / kFine] * dot;
             }
             y[t * y_stride + row] = static_cast<float>(sum);

@@ -1,11 +1,11 @@
-// Products with q8 weights. Blocks of weights are laid out anew so that the lanes of a vector are
-// different sums, and used for all tokens. The including file defines, for its instruction set:
-//   kLanes; kTogether, the numbers of one sum in a lane; kTile, tokens of a tile; Floats; Ints;
-//   zero_floats, load_floats, store_floats, broadcast (of a float or an int in memory), fmadd,
-//   load_ints, to_floats; dot(sums, weights, numbers);
-//   start_sum(p), the int sum to begin with, from the -128 times sum of activations at p;
-//   pack_rows(w, row, valid, column, count, to): panel of columns [column, column + count <= kGroup)
-//   of kLanes rows from `row`, those from `valid` on being anything.
+// Products with q8 weights. The lanes of a vector are rows of a tile, so that nothing is summed over
+// lanes. The including file defines, for its instruction set:
+//   kLanes; kBytes, of a rounded activation; kTogether, how many vectors of rows share activations (1,
+//   or 2 where a vector is a tile); kTile, tokens of a tile; Floats; Ints; zero_floats, load_floats,
+//   store_floats, broadcast_float, broadcast_int (both from memory), fmadd, to_floats;
+//   Block, the weights of four columns, and load_block(p); Numbers, four activations, and
+//   load_numbers(p); dot(sums, block, numbers), sums plus the products.
+// Weights are 128 more than they stand for; sums begin with what makes good for that.
 #pragma once
 
 #include "rounding.h"
@@ -13,52 +13,104 @@
 namespace rwkv {
 namespace {
 
-constexpr size_t kBytes = 4 / kTogether;             // of a rounded activation
-constexpr size_t kSteps = kFine / kTogether;         // products of a fine group
-constexpr size_t kPanel = kGroup / kTogether * kLanes;  // ints of the weights of a group
-constexpr size_t kChunk = 4;                         // groups of columns that are laid out at once
-constexpr size_t kBatch = kTile * (132 / kTile);     // tokens whose sums are held
+constexpr size_t kBlock = 4 * kTileRows;                // bytes of four columns of a tile
+constexpr size_t kScales = kTileRows * sizeof(float);   // bytes
+constexpr size_t kRecord = kScales + kGroup * kTileRows;
+constexpr size_t kSteps = kFine / 4;                    // blocks of a fine group
+constexpr size_t kChunk = 4 * kGroup;                   // columns that stay in the first-level cache
+constexpr size_t kBatch = 132;                            // tokens whose sums are held
 
-// sums [kT, kLanes] += the products of `groups` groups of weights with activations of kT tokens.
-// `numbers`, `units` and `starts` are those of the first token and group.
-template <int kT>
-void add_tile(const int32_t* panel, const float* scales, size_t groups, const unsigned char* numbers,
-              const unsigned char* units, const unsigned char* starts, size_t stride, float* sums) {
+// Rounded activations of some tokens, `stride` bytes apart, from a column on.
+struct Inputs {
+    const unsigned char* numbers;
+    const unsigned char* units;
+    const unsigned char* starts;
+    size_t stride;
+};
+
+// kR times kLanes rows of weights: where they begin, and how far apart they and their sums are.
+struct Rows {
+    const unsigned char* weights;
+    size_t apart;  // bytes
+    float* sums;   // [kT, kLanes]
+    size_t sums_apart;
+};
+
+// sums [kR][kT, kLanes] += the products of `fines` fine groups of rows with kT tokens. kOnce: the
+// weights come from memory, and what follows is asked for.
+template <int kR, int kT, bool kOnce>
+void add_tile(const Rows& rows, size_t fines, const Inputs& x) {
     // Three tokens to a pointer: the others are reached by multiples of the stride.
     constexpr int kPointers = (kT + 2) / 3;
+    const size_t apart = rows.apart;
+    const size_t ahead = kR > 1 ? kR * apart : kAhead;
+    const size_t stride = x.stride;
+    const unsigned char* tile = rows.weights;
+    const unsigned char* units = x.units;
+    const unsigned char* starts = x.starts;
     const unsigned char* data[kPointers];
-    for (int i = 0; i < kPointers; ++i) data[i] = numbers + 3 * i * stride;
-    for (size_t group = 0; group < groups; ++group) {
-        Floats parts[kT];
+    for (int i = 0; i < kPointers; ++i) data[i] = x.numbers + 3 * i * stride;
+    while (fines > 0) {
+        const size_t own = fines < kFines ? fines : kFines;
+        Floats scales[kR];
+        Floats parts[kR][kT];
+#pragma GCC unroll 2
+        for (int r = 0; r < kR; ++r) {
+            if (kOnce) prefetch(tile + r * apart + ahead);
+            scales[r] = load_floats(reinterpret_cast<const float*>(tile + r * apart));
 #pragma GCC unroll 12
-        for (int t = 0; t < kT; ++t) parts[t] = zero_floats();
-        for (size_t fine = 0; fine < kFines; ++fine) {
-            Ints dots[kT];
+            for (int t = 0; t < kT; ++t) parts[r][t] = zero_floats();
+        }
+        tile += kScales;
+        for (size_t fine = 0; fine < own; ++fine) {
+            Ints dots[kR][kT];
 #pragma GCC unroll 12
-            for (int t = 0; t < kT; ++t) dots[t] = start_sum(starts + t * stride);
-#pragma GCC unroll 16
+            for (int t = 0; t < kT; ++t) {
+                const Ints start = broadcast_int(starts + t * stride);
+#pragma GCC unroll 2
+                for (int r = 0; r < kR; ++r) dots[r][t] = start;
+            }
+#pragma GCC unroll 8
             for (size_t step = 0; step < kSteps; ++step) {
-                const Ints weights = load_ints(panel + step * kLanes);
+                Block weights[kR];
+#pragma GCC unroll 2
+                for (int r = 0; r < kR; ++r) {
+                    const unsigned char* block = tile + r * apart + step * kBlock;
+                    if (kOnce) prefetch(block + ahead);
+                    weights[r] = load_block(block);
+                }
 #pragma GCC unroll 12
                 for (int t = 0; t < kT; ++t) {
-                    dots[t] = dot(dots[t], weights,
-                                  broadcast_int(data[t / 3] + t % 3 * stride + 4 * step));
+                    const Numbers numbers =
+                        load_numbers(data[t / 3] + t % 3 * stride + 4 * kBytes * step);
+#pragma GCC unroll 2
+                    for (int r = 0; r < kR; ++r) {
+                        dots[r][t] = dot(dots[r][t], weights[r], numbers);
+                    }
                 }
             }
 #pragma GCC unroll 12
             for (int t = 0; t < kT; ++t) {
-                parts[t] = fmadd(to_floats(dots[t]), broadcast_float(units + t * stride), parts[t]);
+                const Floats unit = broadcast_float(units + t * stride);
+#pragma GCC unroll 2
+                for (int r = 0; r < kR; ++r) {
+                    parts[r][t] = fmadd(to_floats(dots[r][t]), unit, parts[r][t]);
+                }
             }
-            panel += kSteps * kLanes;
+            tile += kSteps * kBlock;
             units += 4;
             starts += 4;
             for (int i = 0; i < kPointers; ++i) data[i] += kFine * kBytes;
         }
-        const Floats scale = load_floats(scales + group * kLanes);
+#pragma GCC unroll 2
+        for (int r = 0; r < kR; ++r) {
 #pragma GCC unroll 12
-        for (int t = 0; t < kT; ++t) {
-            store_floats(sums + t * kLanes, fmadd(parts[t], scale, load_floats(sums + t * kLanes)));
+            for (int t = 0; t < kT; ++t) {
+                float* sum = rows.sums + r * rows.sums_apart + t * kLanes;
+                store_floats(sum, fmadd(parts[r][t], scales[r], load_floats(sum)));
+            }
         }
+        fines -= own;
     }
 }
 
@@ -78,52 +130,69 @@ void for_tile(size_t left, const Add& add) {
 }
 
 // The same for any number of tokens.
-inline void add_tiles(const int32_t* panel, const float* scales, size_t groups,
-                      const unsigned char* numbers, const unsigned char* units,
-                      const unsigned char* starts, size_t stride, size_t tokens, float* sums) {
+template <int kR, bool kOnce>
+void add_tiles(const Rows& rows, size_t fines, const Inputs& x, size_t tokens) {
     for (size_t t = 0; t < tokens; t += kTile) {
         const size_t left = tokens - t < kTile ? tokens - t : kTile;
-        const auto add = [&](auto tile) {
-            add_tile<decltype(tile)::kT>(panel, scales, groups, numbers + t * stride,
-                                         units + t * stride, starts + t * stride, stride,
-                                         sums + t * kLanes);
+        const size_t at = t * x.stride;
+        const Inputs inputs{x.numbers + at, x.units + at, x.starts + at, x.stride};
+        const Rows own{rows.weights, rows.apart, rows.sums + t * kLanes, rows.sums_apart};
+        const auto add = [&](auto size) {
+            add_tile<kR, decltype(size)::kT, kOnce>(own, fines, inputs);
         };
         for_tile<kTile>(left, add);
     }
 }
 
-inline void multiply_q8(const Matrix& w, size_t first, size_t last, const unsigned char* x,
-                        size_t tokens, float* y, size_t y_stride) {
+// Over all columns of a matrix; `x` are rounded activations.
+template <int kR>
+void add_rows(const Matrix& w, const Rows& rows, const unsigned char* x, size_t tokens) {
     const RoundedQ8 parts(w.columns);
     const size_t stride = rounded_bytes(Weights::q8, w.columns);
-    const size_t groups = groups_of(w.columns);
-    alignas(64) int32_t panel[kChunk * kPanel];
-    alignas(64) float scales[kChunk * kLanes] = {};
-    alignas(64) float sums[kBatch * kLanes];
+    if (tokens <= kTile) {
+        const Inputs inputs{x + parts.numbers, x, x + parts.sums, stride};
+        return add_tiles<kR, true>(rows, (w.columns + kFine - 1) / kFine, inputs, tokens);
+    }
+    for (size_t column = 0; column < w.columns; column += kChunk) {
+        const size_t left = w.columns - column < kChunk ? w.columns - column : kChunk;
+        const size_t fine = column / kFine * 4;
+        const Inputs inputs{x + parts.numbers + column * kBytes, x + fine, x + parts.sums + fine,
+                            stride};
+        const Rows own{rows.weights + tile_bytes_q8(column), rows.apart, rows.sums, rows.sums_apart};
+        add_tiles<kR, false>(own, (left + kFine - 1) / kFine, inputs, tokens);
+    }
+}
+
+inline void multiply_q8(const Matrix& w, size_t first, size_t last, const unsigned char* x,
+                        size_t tokens, float* y, size_t y_stride) {
+    const size_t stride = rounded_bytes(Weights::q8, w.columns);
+    alignas(64) float sums[kTogether][kBatch * kLanes];
     for (size_t begin = 0; begin < tokens; begin += kBatch) {
         const size_t batch = tokens - begin < kBatch ? tokens - begin : kBatch;
         const unsigned char* own = x + begin * stride;
-        for (size_t row = first; row < last; row += kLanes) {
-            const size_t valid = last - row < kLanes ? last - row : kLanes;
-            for (size_t i = 0; i < batch * kLanes; ++i) sums[i] = 0;
-            for (size_t start = 0; start < groups; start += kChunk) {
-                const size_t count = groups - start < kChunk ? groups - start : kChunk;
-                for (size_t group = 0; group < count; ++group) {
-                    const size_t column = (start + group) * kGroup;
-                    const size_t left = w.columns - column < kGroup ? w.columns - column : kGroup;
-                    pack_rows(w, row, valid, column, left, panel + group * kPanel);
-                    for (size_t lane = 0; lane < valid; ++lane) {
-                        scales[group * kLanes + lane] =
-                            load_scale(scales_of(w, row + lane), start + group);
+        for (size_t row = first / kLanes * kLanes; row < last;) {
+            // One token is one stream, which the hardware follows.
+            const bool together = batch > 1 && last - row > (kTogether - 1) * kLanes;
+            const size_t count = together ? kTogether : 1;
+            for (size_t r = 0; r < count; ++r) {
+                for (size_t i = 0; i < batch * kLanes; ++i) sums[r][i] = 0;
+            }
+            const Rows rows{row_of(w, row) + row % kTileRows * 4, tile_bytes_q8(w.columns), sums[0],
+                            kBatch * kLanes};
+            if (together) {
+                add_rows<kTogether>(w, rows, own, batch);
+            } else {
+                add_rows<1>(w, rows, own, batch);
+            }
+            for (size_t r = 0; r < count; ++r, row += kLanes) {
+                const size_t from = row < first ? first - row : 0;
+                const size_t to = last - row < kLanes ? last - row : kLanes;
+                for (size_t t = 0; t < batch; ++t) {
+                    float* results = y + (begin + t) * y_stride + row;
+                    for (size_t lane = from; lane < to; ++lane) {
+                        results[lane] = sums[r][t * kLanes + lane];
                     }
                 }
-                const size_t fine = start * kFines * 4;
-                add_tiles(panel, scales, count, own + parts.numbers + start * kGroup * kBytes,
-                          own + fine, own + parts.sums + fine, stride, batch, sums);
-            }
-            for (size_t t = 0; t < batch; ++t) {
-                float* to = y + (begin + t) * y_stride + row;
-                for (size_t lane = 0; lane < valid; ++lane) to[lane] = sums[t * kLanes + lane];
             }
         }
     }

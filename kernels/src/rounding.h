@@ -19,8 +19,9 @@ inline size_t rounded_bytes(Weights weights, size_t n) {
     return padded(size, 64) / 128 * 128 + 128 + 64;
 }
 
-// Where the parts of q8 activations lie: a float32 unit for each fine group, an int32 for each
-// (-128 times the sum of its numbers), then the numbers, zeros behind the last up to a whole group.
+// Where the parts of q8 activations lie: a float32 unit for each fine group, an int32 for each (-128
+// times the sum of its numbers, as weights are 128 too large), then the numbers, zeros behind the last
+// up to a whole group.
 struct RoundedQ8 {
     explicit RoundedQ8(size_t n)
         : sums(groups_of(n) * kFines * 4), numbers(padded(groups_of(n) * kFines * 8, 64)) {}

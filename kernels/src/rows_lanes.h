@@ -57,8 +57,9 @@ void isa::sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t f
     switch (w.weights) {
         case Weights::f32: return sum_rows_of<false>(w, rows, count, following, x, first, last, y);
         case Weights::bf16: return sum_rows_of<true>(w, rows, count, following, x, first, last, y);
-        case Weights::q8: return isa::sum_rows_q8(w, rows, count, following, x, first, last, y);
+        case Weights::q8_rows: return isa::sum_rows_q8(w, rows, count, following, x, first, last, y);
         case Weights::q4_rows: return isa::sum_rows_q4(w, rows, count, following, x, first, last, y);
+        case Weights::q8:
         case Weights::q4: return;  // only for matmul
     }
 }

@@ -8,7 +8,9 @@ namespace rwkv::scalar {
 
 void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following, const float* x,
               size_t first, size_t last, float* y) {
-    if (w.weights == Weights::q8) return sum_rows_q8(w, rows, count, following, x, first, last, y);
+    if (w.weights == Weights::q8_rows) {
+        return sum_rows_q8(w, rows, count, following, x, first, last, y);
+    }
     if (w.weights == Weights::q4_rows) {
         return sum_rows_q4(w, rows, count, following, x, first, last, y);
     }

@@ -218,7 +218,7 @@ void Step::add_hidden(const Matrix& value, const float* gate) {
         active = counted.load();
     }
     // Only these have products of all rows that are faster than those of single ones, three times.
-    const bool fast = value.weights == Weights::q8 || value.weights == Weights::bf16;
+    const bool fast = value.weights == Weights::q8_rows || value.weights == Weights::bf16;
     announce(parts(), [&](std::size_t part) { return row_of(value, part * kPart); });
     if (fast && active > f && active > rows_ * f * 3 / 10) {
         active_channels_.fetch_add(active, std::memory_order_relaxed);

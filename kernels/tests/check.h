@@ -35,10 +35,11 @@ public:
         return z ^ (z >> 31);
     }
     std::size_t below(std::size_t n) { return bits() % n; }
-    // q4 stands for its two layouts.
-    Weights weights(Weights q4) {
-        const Weights all[] = {Weights::f32, Weights::bf16, Weights::q8, q4};
-        return all[below(4)];
+    // Of a matrix that is multiplied, or of one of which rows are read.
+    Weights weights(bool by_row) {
+        const Weights whole[] = {Weights::f32, Weights::bf16, Weights::q8, Weights::q4};
+        const Weights rows[] = {Weights::f32, Weights::bf16, Weights::q8_rows, Weights::q4_rows};
+        return (by_row ? rows : whole)[below(4)];
     }
     std::size_t between(std::size_t low, std::size_t high) { return low + below(high - low + 1); }
     double uniform(double low, double high) {
@@ -73,7 +74,7 @@ public:
     OwnedMatrix(const std::vector<float>& values, std::size_t rows, std::size_t columns,
                 Weights weights, std::size_t offset)
         : bytes_(offset + size_of(rows, columns, weights)),
-          scales_(weights == Weights::q8 ? offset + rows * groups_of(columns) * sizeof(float) : 0),
+          scales_(weights == Weights::q8_rows ? offset + rows * groups_of(columns) * sizeof(float) : 0),
           matrix_{bytes_.data() + offset, rows, columns, weights} {
         if (weights == Weights::q4 || weights == Weights::q4_rows) {
             for (std::size_t row = 0; row < rows; ++row) {
@@ -81,11 +82,11 @@ public:
             }
             return;
         }
-        if (weights == Weights::q8) {
-            matrix_.scales = scales_.data() + offset;
+        if (weights == Weights::q8 || weights == Weights::q8_rows) {
+            if (weights == Weights::q8_rows) matrix_.scales = scales_.data() + offset;
             for (std::size_t row = 0; row < rows; ++row) {
                 for (std::size_t group = 0; group < groups_of(columns); ++group) {
-                    fill_group(values, row, group, offset);
+                    fill_group(values, row, group);
                 }
             }
             return;
@@ -100,7 +101,11 @@ public:
     const Matrix& get() const { return matrix_; }
     double at(std::size_t row, std::size_t column) const {
         switch (matrix_.weights) {
-            case Weights::q8:
+            case Weights::q8: {
+                const WeightQ8 weight = load_q8(matrix_, row, column);
+                return static_cast<double>(weight.scale) * weight.number;
+            }
+            case Weights::q8_rows:
                 return static_cast<double>(load_scale(scales_of(matrix_, row), column / kGroup)) *
                        load_q8(row_of(matrix_, row), column);
             case Weights::q4:
@@ -124,6 +129,8 @@ public:
         const std::size_t rows = matrix_.rows;
         const std::size_t columns = matrix_.columns;
         switch (matrix_.weights) {
+            case Weights::q8:
+                return {(rows + kTileRows - 1) / kTileRows, row_bytes_q8(columns), kTileRows};
             case Weights::q4:
                 return {(rows + kTileRows - 1) / kTileRows, (columns + kGroupQ4 - 1) / kGroupQ4,
                         tile_bytes(kGroupQ4)};
@@ -137,6 +144,7 @@ public:
 private:
     static std::size_t size_of(std::size_t rows, std::size_t columns, Weights weights) {
         switch (weights) {
+            case Weights::q8: return (rows + kTileRows - 1) / kTileRows * tile_bytes_q8(columns);
             case Weights::q4: return (rows + kTileRows - 1) / kTileRows * tile_bytes(columns);
             case Weights::q4_rows: return rows * packed_bytes(columns);
             default: return rows * columns * bytes_of(weights);
@@ -164,19 +172,23 @@ private:
         }
     }
 
-    void fill_group(const std::vector<float>& values, std::size_t row, std::size_t group,
-                    std::size_t offset) {
+    void fill_group(const std::vector<float>& values, std::size_t row, std::size_t group) {
         const std::size_t columns = matrix_.columns;
-        const std::size_t first = row * columns + group * kGroup;
-        const std::size_t last = std::min(first + kGroup, (row + 1) * columns);
+        const std::size_t first = group * kGroup;
+        const std::size_t last = std::min(first + kGroup, columns);
+        const float* own = &values[row * columns];
+        const bool tiled = matrix_.weights == Weights::q8;
+        auto* data = const_cast<unsigned char*>(matrix_.data);
         float scale = 0;
-        for (std::size_t i = first; i < last; ++i) scale = std::max(scale, std::fabs(values[i]) / 127);
-        std::memcpy(scales_.data() + offset + (row * groups_of(columns) + group) * sizeof(float),
-                    &scale, sizeof scale);
+        for (std::size_t i = first; i < last; ++i) scale = std::max(scale, std::fabs(own[i]) / 127);
+        auto* scales = tiled ? data + place_q8(matrix_, row, first).scale
+                             : const_cast<unsigned char*>(scales_of(matrix_, row)) + group * sizeof(float);
+        std::memcpy(scales, &scale, sizeof scale);
         for (std::size_t i = first; i < last; ++i) {
-            const float ratio = scale > 0 ? std::nearbyint(values[i] / scale) : 0;
-            bytes_[offset + i] =
-                static_cast<unsigned char>(static_cast<int>(std::clamp(ratio, -128.0f, 127.0f)));
+            const float ratio = scale > 0 ? std::nearbyint(own[i] / scale) : 0;
+            const int number = static_cast<int>(std::clamp(ratio, -128.0f, 127.0f));
+            const std::size_t place = tiled ? place_q8(matrix_, row, i).number : row * columns + i;
+            data[place] = static_cast<unsigned char>(tiled ? number + 128 : number);
         }
     }
 

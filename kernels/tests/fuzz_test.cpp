@@ -51,7 +51,7 @@ struct RandomModel {
         spec.rank_g = random.between(1, 20);
         spec.rank_mix = random.between(1, 20);
         spec.group_norm_eps = 64e-5f;
-        const Weights weights = random.weights(Weights::q4);
+        const Weights weights = random.weights(false);
         const std::size_t d = spec.width;
         const std::size_t a = spec.att_width;
         const auto add = [&](const std::string& name, std::vector<std::size_t> shape, Weights kind) {
@@ -59,7 +59,7 @@ struct RandomModel {
             const std::size_t columns = shape.back();
             owned.emplace_back(random.floats(rows * columns), rows, columns, kind,
                                random.below(4));
-            if (kind == Weights::q4 || kind == Weights::q4_rows) shape = owned.back().shape();
+            if (kind != Weights::f32 && kind != Weights::bf16) shape = owned.back().shape();
             tensors[name] = {owned.back().get().data, shape, kind};
             if (const unsigned char* scales = owned.back().scales()) {
                 tensors[name + ".scale"] = {scales, {rows, groups_of(columns)}, Weights::f32};
@@ -69,7 +69,10 @@ struct RandomModel {
         const auto matrix = [&](const std::string& name, std::size_t rows, std::size_t columns) {
             add(name, {rows, columns}, weights);
         };
-        matrix("emb.weight", spec.vocabulary, d);
+        const Weights by_row = weights == Weights::q8   ? Weights::q8_rows
+                               : weights == Weights::q4 ? Weights::q4_rows
+                                                        : weights;
+        add("emb.weight", {spec.vocabulary, d}, by_row);
         matrix("head.weight", spec.vocabulary, d);
         for (const char* name : {"blocks.0.ln0.weight", "blocks.0.ln0.bias", "ln_out.weight",
                                  "ln_out.bias"}) {
@@ -85,8 +88,7 @@ struct RandomModel {
             for (const char* name : {"receptance", "key", "value"}) matrix(att + name + ".weight", a, d);
             matrix(att + "output.weight", d, a);
             matrix(ffn + "key.weight", spec.hidden, d);
-            add(ffn + "value.weight", {spec.hidden, d},
-                weights == Weights::q4 ? Weights::q4_rows : weights);
+            add(ffn + "value.weight", {spec.hidden, d}, by_row);
             if (!is_4) {
                 add(att + "ln_x.weight", {a}, Weights::f32);
                 add(att + "ln_x.bias", {a}, Weights::f32);
@@ -105,7 +107,7 @@ struct RandomModel {
                     matrix(att + name + "2", d, rank);
                 }
                 if (generation == Generation::v7) continue;
-                matrix(ffn + "s_emb.weight", spec.vocabulary, 1024);
+                add(ffn + "s_emb.weight", {spec.vocabulary, 1024}, by_row);
                 matrix(ffn + "s_emb_x.weight", 1024, d);
                 add(ffn + "s0", {spec.hidden}, Weights::f32);
                 matrix(ffn + "s1", 32, d);
@@ -127,7 +129,7 @@ struct RandomModel {
             add(att + "time_faaaa", shape, Weights::f32);
             matrix(att + "time_maa_w1", 5 * spec.rank_mix, d);
             matrix(att + "time_maa_w2", 5 * d, spec.rank_mix);
-            if (weights != Weights::q4) tensors[att + "time_maa_w2"].shape = {5, d, spec.rank_mix};
+            if (by_row == weights) tensors[att + "time_maa_w2"].shape = {5, d, spec.rank_mix};
             matrix(att + "time_decay_w1", spec.rank_w, d);
             matrix(att + "time_decay_w2", a, spec.rank_w);
         }

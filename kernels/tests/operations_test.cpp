@@ -42,7 +42,7 @@ std::vector<float> rounded(Weights weights, const float* x, std::size_t n) {
         const float unit = largest / 127.0f;
         for (std::size_t i = begin; i < end; ++i) {
             if (weights == Weights::bf16) result[i] = round_bf16(x[i]);
-            if (weights != Weights::q8) continue;
+            if (weights != Weights::q8 && weights != Weights::q8_rows) continue;
             result[i] = largest < 0x1p-100f ? 0 : std::nearbyint(x[i] * (127.0f / largest)) * unit;
             CHECK(std::fabs(result[i] - x[i]) <= 0.501 * unit + 0x1p-100, "%g", x[i]);
         }
@@ -76,7 +76,7 @@ void test_matmul(const Kernels& kernels, Random& random) {
     const std::size_t columns = random.below(20) == 0 ? random.between(4000, 4300) : odd_size(random);
     const std::size_t tokens = random.below(20) == 0 ? random.between(90, 130) : random.between(1, 15);
     const bool wild = random.below(2) == 0;
-    const OwnedMatrix w(random.floats(rows * columns, wild), rows, columns, random.weights(Weights::q4),
+    const OwnedMatrix w(random.floats(rows * columns, wild), rows, columns, random.weights(false),
                         random.below(4));
     const Weights weights = w.get().weights;
     const std::vector<float> x = random.floats(tokens * columns, wild);
@@ -135,7 +135,7 @@ double most_rounded(const Matrix& matrix, const float* x, std::size_t begin, std
 void add_part(const OwnedMatrix& w, const float* x, std::size_t begin, std::size_t end, std::size_t c,
               double& sum, double& magnitude) {
     const Matrix& matrix = w.get();
-    const bool q8 = matrix.weights == Weights::q8;
+    const bool q8 = matrix.weights == Weights::q8_rows;
     std::vector<float> values(x + begin, x + end);
     for (std::size_t row = begin; row < end && q8; ++row) {
         values[row - begin] *= load_scale(scales_of(matrix, row), c / kGroup);
@@ -152,7 +152,9 @@ void add_part(const OwnedMatrix& w, const float* x, std::size_t begin, std::size
 void test_sum_rows(const Kernels& kernels, Random& random) {
     const std::size_t rows = random.between(1, kPart);
     const std::size_t columns = random.below(3) == 0 ? random.between(700, 2500) : odd_size(random);
-    const OwnedMatrix w(random.floats(rows * columns), rows, columns, random.weights(Weights::q4_rows),
+    const std::size_t following = random.below(2) == 0 ? 0 : random.between(1, 40);  // of the next part
+    const std::size_t all = following > 0 ? kPart + following : rows;
+    const OwnedMatrix w(random.floats(all * columns), all, columns, random.weights(true),
                         random.below(4));
     std::vector<float> x = random.floats(rows);
     std::vector<std::uint32_t> active;
@@ -177,12 +179,12 @@ void test_sum_rows(const Kernels& kernels, Random& random) {
     }
     std::vector<float> split = start;
     std::vector<std::uint32_t> more_rows = active;
-    for (std::size_t i = random.below(40); i > 0; --i) {
-        more_rows.push_back(static_cast<std::uint32_t>(random.below(rows)));
+    for (std::size_t row = kPart; row < kPart + following; ++row) {
+        more_rows.push_back(static_cast<std::uint32_t>(row));
     }
     for (std::size_t c = 0; c < columns;) {
         const std::size_t end = std::min(columns, c + kGroup * random.between(1, 3));
-        kernels.sum_rows(w.get(), more_rows.data(), active.size(), more_rows.size() - active.size(),
+        kernels.sum_rows(w.get(), more_rows.data(), active.size(), following,
                          x.data(), c, end, split.data());
         c = end;
     }
@@ -194,7 +196,7 @@ void test_sum_all_rows(const Kernels& kernels, Random& random) {
     const std::size_t rows = random.between(1, 400);
     const std::size_t columns = odd_size(random);
     const std::size_t tokens = random.below(10) == 0 ? kMaxSummed : random.between(1, 15);
-    const OwnedMatrix w(random.floats(rows * columns), rows, columns, random.weights(Weights::q4_rows),
+    const OwnedMatrix w(random.floats(rows * columns), rows, columns, random.weights(true),
                         random.below(4));
     std::vector<float> x = random.floats(tokens * rows);
     for (float& value : x) value = random.below(2) == 0 ? 0 : value;

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rwkv_chat.checkpoints import q4, safetensors
+from rwkv_chat.checkpoints import q4, q8, safetensors
 from rwkv_chat.checkpoints.floats import BLOCK, from_float32, to_float32
 from rwkv_chat.checkpoints.folder import find_files
 from rwkv_chat.checkpoints.layout import (
@@ -24,20 +24,18 @@ from rwkv_chat.checkpoints.layout import (
     logarithm_of,
     render_spec,
 )
-from rwkv_chat.checkpoints.q8 import SCALE, dequantize, quantize, scales_of
 from rwkv_chat.checkpoints.reading import Checkpoint
-from rwkv_chat.checkpoints.source import Source, read_source
+from rwkv_chat.checkpoints.source import FORMATS, Source, read_source
 from rwkv_chat.errors import CheckpointError, UsageError
 from rwkv_chat.paths import cache_dir, ensure_private
 from rwkv_chat.weights import WEIGHTS
 
-__all__ = ["FORMAT", "Progress", "cached_path", "convert", "write_converted"]
+__all__ = ["Progress", "cached_path", "convert", "write_converted"]
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, float], None]
 """Told what is being done and how much of it is done, 0 to 1; it cancels by raising."""
 
-FORMAT = "rwkv-chat 1"
 _MARGIN = 64 << 20
 _ABANDONED = 3600.0
 
@@ -55,7 +53,7 @@ def cached_path(source: Path, weights: str) -> Path:
         raise CheckpointError(f"There is no file {source}. Check the path.") from error
     place = _digest(os.fsencode(files.main.absolute()))
     sizes = " ".join(f"{each.st_size} {each.st_mtime_ns}" for each in found)
-    content = _digest(f"{sizes} {FORMAT}".encode())
+    content = _digest(f"{sizes} {FORMATS.get(weights)}".encode())
     return cache_dir() / "converted" / f"{place}-{weights}-{content}.safetensors"
 
 
@@ -111,7 +109,7 @@ class _Conversion:
         shapes = converted_shapes(self.source.spec, self.weights)
         plan = [(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
         metadata = {
-            "format": FORMAT,
+            "format": FORMATS[self.weights],
             "weights": self.weights,
             "spec": render_spec(self.source.spec),
             "name": self.source.name,
@@ -167,13 +165,14 @@ class _Conversion:
         self, entry: str, dtype: str, shapes: Mapping[str, tuple[str, tuple[int, ...]]]
     ) -> Array:
         """The content of one entry of the new file: a tensor, or the scales of one."""
-        name = entry.removesuffix(SCALE)
+        name = entry.removesuffix(q8.SCALE)
         file, stored = self.source.checkpoint, self.source.names[name]
         array = file.array(stored)
-        if array.dtype == np.int8:
-            array = dequantize(array, file.array(stored + SCALE))
         plain_shape = converted_shapes(self.source.spec, "f32")[name][1]
-        if array.dtype == np.uint8:
+        if array.dtype == np.int8:
+            scales = file.array(stored + q8.SCALE) if is_read_by_row(name) else None
+            array = q8.dequantize(array, scales, plain_shape)
+        elif array.dtype == np.uint8:
             array = q4.unpack(array, plain_shape)
         if array.ndim >= 2 and is_transposed(name) and not self.source.is_turned(name):
             array = array.swapaxes(-1, -2)
@@ -205,17 +204,18 @@ def _convert_tensor(
     result: Array = np.empty(shape, safetensors.DTYPES[dtype])
     rows = max(1, BLOCK // max(1, array[0].size))
     together = 1  # rows of the array that become one of the result
-    if dtype == "U8" and not is_read_by_row(entry):
+    if len(shape) == 3 and dtype in {"I8", "U8"}:
         together = q4.TILE_ROWS
         rows = -(-rows // together) * together
     for start in range(0, len(array), rows):
         block = array[start : start + rows]
         values = to_float32(block)
         finite = bool(np.isfinite(values).all())
-        if finite and entry.endswith(SCALE):
-            block = scales_of(values)
+        if finite and entry.endswith(q8.SCALE):
+            block = q8.scales_of(values)
         elif finite and dtype == "I8":
-            block = quantize(values)
+            block = q8.quantize(values)
+            block = block if together == 1 else q8.pack_tiles(block, q8.scales_of(values))
         elif finite and dtype == "U8":
             groups = q4.quantize(values)
             finite = all(np.isfinite(to_float32(part)).all() for part in groups[1:])
@@ -225,8 +225,8 @@ def _convert_tensor(
             finite = finite and bool(np.isfinite(to_float32(block)).all())
         if not finite:
             raise CheckpointError(
-                f"{file.path}: tensor {entry.removesuffix(SCALE)} holds a value that is not finite "
-                "or too large. The file is damaged: get it again."
+                f"{file.path}: tensor {entry.removesuffix(q8.SCALE)} holds a value that is not "
+                "finite or too large. The file is damaged: get it again."
             )
         result[start // together : (start + rows) // together] = block
     return result

@@ -7,8 +7,7 @@ from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
-from rwkv_chat.checkpoints.q4 import row_shape, tile_shape
-from rwkv_chat.checkpoints.q8 import SCALE, scale_shape
+from rwkv_chat.checkpoints import q4, q8
 from rwkv_chat.checkpoints.reading import TensorShape
 from rwkv_chat.errors import MissingTensorError, NotAModelError, ShapeError
 from rwkv_chat.models.generations import GENERATIONS, Generation
@@ -49,6 +48,7 @@ _MAXIMA = {
 
 _MATRIX_TYPES = {"f32": "F32", "bf16": "BF16", "q8": "I8", "q4": "I8"}
 _WIDEST_FIRST = ("F32", "BF16", "I8", "U8")
+_BY_ROW = ("emb.weight", ".ffn.value.weight")
 _LARGE = re.compile(r"blocks\.\d+\.(?:att|ffn)\.(?:receptance|key|value|output|gate)\.weight")
 
 
@@ -87,7 +87,7 @@ def is_low_rank(name: str) -> bool:
 
 def is_read_by_row(name: str) -> bool:
     """Whether only some rows of a converted matrix are read in a step."""
-    return name.endswith(".ffn.value.weight")
+    return name.endswith(_BY_ROW)
 
 
 def logarithm_of(name: str) -> str:
@@ -102,9 +102,10 @@ def converted_shapes(spec: ModelSpec, weights: str) -> dict[str, tuple[str, tupl
     """Type and shape of every tensor of a converted file, in file order.
 
     The float32 vectors come first, then the wider types, so that every tensor is aligned to its
-    type. In "q8" every matrix is int8 and has its scales beside it. In "q4" the projections of the
-    layers are packed as uint8; what they have by the token, in pairs of low rank, and the
-    embeddings and the head decide more, and are as in "q8". Matrices in a stack remain bfloat16.
+    type. In "q8" every matrix is int8, in tiles, or where it is read by row with its scales beside
+    it. In "q4" the projections of the layers are packed as uint8; what they have by the token, in
+    pairs of low rank, and the embeddings and the head decide more, and are as in "q8". Matrices in
+    a stack remain bfloat16.
     """
     entries: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, shape in official_shapes(spec).items():
@@ -116,11 +117,14 @@ def converted_shapes(spec: ModelSpec, weights: str) -> dict[str, tuple[str, tupl
         if dtype == "I8" and len(kept) > 2:
             dtype = "BF16"
         if weights == "q4" and _LARGE.fullmatch(name):
-            entries[name] = ("U8", row_shape(kept) if is_read_by_row(name) else tile_shape(kept))
-            continue
-        entries[name] = (dtype, kept)
-        if dtype == "I8":
-            entries[name + SCALE] = ("F32", scale_shape(kept))
+            packed = q4.row_shape if is_read_by_row(name) else q4.tile_shape
+            entries[name] = ("U8", packed(kept))
+        elif dtype == "I8" and not is_read_by_row(name):
+            entries[name] = (dtype, q8.tile_shape(kept))
+        else:
+            entries[name] = (dtype, kept)
+            if dtype == "I8":
+                entries[name + q8.SCALE] = ("F32", q8.scale_shape(kept))
 
     def place(item: tuple[str, tuple[str, tuple[int, ...]]]) -> tuple[bool, int]:
         return not is_vector(item[0]), _WIDEST_FIRST.index(item[1][0])

@@ -21,7 +21,7 @@ def plain(spec: ModelSpec, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str,
         if name.endswith(q8.SCALE):
             continue
         if array.dtype == np.int8:
-            array = q8.dequantize(array, tensors[name + q8.SCALE])
+            array = q8.dequantize(array, tensors.get(name + q8.SCALE), shapes[name][1])
         elif array.dtype == np.uint8:
             array = q4.unpack(array, shapes[name][1])
         result[name] = array

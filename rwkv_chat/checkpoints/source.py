@@ -23,8 +23,15 @@ from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.tokenizer.fit import KINDS, kind_of
 from rwkv_chat.weights import WEIGHTS
 
-__all__ = ["Source", "read_source"]
+__all__ = ["FORMATS", "Source", "read_source"]
 
+FORMATS = {
+    "f32": "rwkv-chat 1",
+    "bf16": "rwkv-chat 1",
+    "q8": "rwkv-chat 2",
+    "q4": "rwkv-chat 2",
+}
+"""What a converted file states, by its weights type: the number changes with the layout."""
 _MAX_NAME = 256
 
 
@@ -111,7 +118,8 @@ def _converted(checkpoint: Checkpoint) -> Source:
             f"{path} is a saved state and no model. Begin a conversation with it: "
             "rwkv-chat ask --model MODEL --state FILE."
         )
-    if metadata["format"] != "rwkv-chat 1":
+    wanted = FORMATS.get(metadata.get("weights", ""), metadata["format"])
+    if metadata["format"] != wanted or wanted not in FORMATS.values():
         raise UnsupportedModelError(
             f"{path} was converted by another version of rwkv-chat. Give the original model."
         )

@@ -62,8 +62,8 @@ class NativeBackend:
 
         Args:
             spec: sizes of the model.
-            tensors: the converted form, "format 1": vectors float32; matrices float32, bfloat16 as
-                uint16, int8 with their scales (see checkpoints.q8), or packed as uint8 (see
+            tensors: the converted form: vectors float32; matrices float32, bfloat16 as uint16, int8
+                in tiles or with their scales (see checkpoints.q8), or packed as uint8 (see
                 checkpoints.q4). The arrays (or their mapped file) must not change while the model
                 lives.
             threads: how many compute; None means one per physical core.

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from rwkv_chat.checkpoints import safetensors
-from rwkv_chat.checkpoints.convert import FORMAT
 from rwkv_chat.checkpoints.floats import from_float32
 from rwkv_chat.checkpoints.layout import (
     converted_shapes,
@@ -27,6 +26,7 @@ from rwkv_chat.checkpoints.layout import (
     official_shapes,
     render_spec,
 )
+from rwkv_chat.checkpoints.source import FORMATS
 from rwkv_chat.errors import UsageError
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.tokenizer.load import read_vocabulary
@@ -67,7 +67,7 @@ def write_converted(
     shapes = converted_shapes(spec, kind)
     plan = [(key, dtype, shape) for key, (dtype, shape) in shapes.items()]
     metadata = {
-        "format": FORMAT,
+        "format": FORMATS[kind],
         "weights": kind,
         "spec": render_spec(spec),
         "name": name,

@@ -42,7 +42,7 @@ def _once(work: Callable[[], object]) -> float:
 
 
 class Ours:
-    """rwkv-chat; a step of one sequence includes the choice of its token."""
+    """rwkv-chat; a step includes the choice of its tokens."""
 
     def __init__(self, file: Path, weights: str, threads: int) -> None:
         from rwkv_chat.chat.sampling import Sampling
@@ -71,13 +71,9 @@ class Ours:
 
     def batch(self, size: int, steps: int) -> float:
         backend = self.model.backend
-        states = [backend.forward([10 + i], None)[1] for i in range(size)]
-
-        def step(i: int) -> None:
-            nonlocal states
-            _, states = backend.forward_batch([20 + i + b for b in range(size)], states)
-
-        return _median(step, steps)
+        starts = [backend.forward([10 + i], None) for i in range(size)]
+        decoders = [backend.decoder(state, logits, self.config) for logits, state in starts]
+        return _median(lambda _: backend.run_together(decoders, [1] * size, 1e9), steps)
 
 
 class LlamaCpp:

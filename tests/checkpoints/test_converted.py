@@ -256,9 +256,11 @@ def tampered(path: Path, target: Path, **metadata: str) -> Path:
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [
+        ({"format": "rwkv-chat 9"}, "another version"),
         ({"format": "rwkv-chat 2"}, "another version"),
         ({"weights": "q9"}, "its weights is 'q9'"),
-        ({"weights": "q8"}, "lacks the tensor emb.weight.scale"),
+        ({"weights": "q8"}, "another version"),
+        ({"weights": "q8", "format": "rwkv-chat 2"}, "lacks the tensor emb.weight.scale"),
         ({"weights": "bf16"}, "should be BF16"),
         ({"tokenizer": "../../etc"}, "its tokenizer is"),
         ({"template": "x"}, "its template is"),
@@ -267,7 +269,7 @@ def tampered(path: Path, target: Path, **metadata: str) -> Path:
         ({"spec": "{}"}, "not readable"),
         ({"spec": "[" * 100_000}, "not readable"),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_tampered_metadata_is_refused(
     source: Path, tmp_path: Path, metadata: dict[str, str], reason: str

@@ -13,9 +13,18 @@ from rwkv_chat import checkpoints
 from rwkv_chat.checkpoints import safetensors as files
 from rwkv_chat.checkpoints.convert import convert
 from rwkv_chat.checkpoints.converted import open_model, verify
-from rwkv_chat.checkpoints.layout import converted_shapes, is_vector
+from rwkv_chat.checkpoints.layout import converted_shapes, is_read_by_row, is_vector
 from rwkv_chat.checkpoints.plain import plain
-from rwkv_chat.checkpoints.q8 import SCALE, dequantize, quantize, scale_shape, scales_of
+from rwkv_chat.checkpoints.q8 import (
+    SCALE,
+    dequantize,
+    pack_tiles,
+    quantize,
+    scale_shape,
+    scales_of,
+    tile_shape,
+    unpack_tiles,
+)
 from rwkv_chat.errors import CheckpointError, MissingTensorError, ShapeError, TruncatedError
 from rwkv_chat.models.generations import GENERATIONS
 from tests.checkpoints.writers import as_rwkvpip
@@ -25,7 +34,7 @@ from tests.seeded import converted_arrays, official, random_weights, small_spec,
 SPEC = small_spec(n_layer=2, n_embd=48, head_size=16, n_ffn=150)
 MATRICES = arrays.arrays(
     np.float32,
-    st.tuples(st.integers(1, 4), st.sampled_from((1, 2, 127, 128, 129, 257))),
+    st.tuples(st.integers(1, 18), st.sampled_from((1, 2, 33, 127, 128, 129, 257))),
     elements=st.floats(-(2.0**127), 2.0**127, width=32) | st.floats(-1, 1, width=32),
 )
 
@@ -47,7 +56,26 @@ def test_every_weight_is_within_half_a_scale(values: np.ndarray) -> None:
     error = np.abs(numbers * wide - values.astype(float))
     # Half a scale, and what the scale itself was rounded by, 127 times.
     assert (error <= wide * (0.5 + 127 * 2.0**-23) + 127 * 2.0**-150).all()
-    assert np.array_equal(dequantize(numbers, scales), (numbers * wide).astype(np.float32))
+    expected = (numbers * wide).astype(np.float32)
+    assert np.array_equal(dequantize(numbers, scales, values.shape), expected)
+    assert np.array_equal(dequantize(pack_tiles(numbers, scales), None, values.shape), expected)
+
+
+@given(values=MATRICES)
+def test_tiles_hold_scales_and_numbers_where_kernels_expect_them(values: np.ndarray) -> None:
+    numbers, scales = quantize(values), scales_of(values)
+    packed = pack_tiles(numbers, scales)
+    assert (packed.dtype, packed.shape) == (np.int8, tile_shape(values.shape))
+    tiles = packed.view(np.uint8).reshape(len(packed), -1)
+    row, column = np.indices(values.shape)
+    record = column // 128 * (16 * 4 + 16 * 128) + row % 16 * 4
+    place = record + 16 * 4 + column % 128 // 4 * (16 * 4) + column % 4
+    assert np.array_equal(tiles[row // 16, place], numbers.astype(int) + 128)
+    scale = tiles[(row // 16)[..., None], record[..., None] + np.arange(4)]
+    assert np.array_equal(scale.view("<f4")[..., 0], scales[row, column // 128])
+    found = unpack_tiles(packed, values.shape)
+    assert np.array_equal(found[0], numbers)
+    assert np.array_equal(found[1], scales)
 
 
 @given(values=MATRICES)
@@ -85,6 +113,9 @@ def test_matrices_are_int8_vectors_float32_and_stacks_bfloat16(
             np.testing.assert_allclose(found, array, rtol=1e-6, atol=1e-6)  # a decay may be undone
         elif array.ndim > 2:
             assert found.dtype == np.uint16
+        elif not is_read_by_row(name):
+            assert np.array_equal(found, pack_tiles(quantize(array), scales_of(array)))
+            assert name + SCALE not in model.tensors
         else:
             assert np.array_equal(found, quantize(array))
             assert np.array_equal(model.tensors[name + SCALE], scales_of(array))
@@ -152,7 +183,7 @@ def test_a_flipped_bit_of_a_number_or_a_scale_is_noticed(source: Path, tmp_path:
 
 def test_a_file_without_scales_or_with_other_ones_is_refused(source: Path, tmp_path: Path) -> None:
     made = open_model(source, "q8")
-    name = "blocks.0.att.key.weight" + SCALE
+    name = "blocks.0.ffn.value.weight" + SCALE
     with files.open_file(made.path) as file:
         metadata, tensors = dict(file.metadata), {n: file.array(n) for n in file.tensors}
         path = tmp_path / "bad.safetensors"

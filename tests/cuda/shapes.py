@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rwkv_chat.checkpoints.layout import converted_shapes, is_vector
+from rwkv_chat.checkpoints.q8 import GROUP, scale_shape
 from rwkv_chat.models.spec import ModelSpec
 
 __all__ = ["SIZES", "Shape", "make_weights"]
@@ -58,6 +59,16 @@ def _packed(noise: npt.NDArray[np.int8], shape: tuple[int, ...]) -> npt.NDArray[
     return array
 
 
+def _tiled(
+    noise: npt.NDArray[np.int8], scale: float, shape: tuple[int, ...]
+) -> npt.NDArray[np.int8]:
+    """Numbers in 8 bits with this scale, where tiles of q8 have them."""
+    array = np.resize(noise, shape)
+    for at in range(0, shape[1], 4 + GROUP):
+        array[:, at : at + 4] = np.full(16, scale, "<f4").view(np.int8).reshape(4, 16)
+    return array
+
+
 def make_weights(spec: ModelSpec, weights: str) -> dict[str, npt.NDArray[np.generic]]:
     """Tensors of the converted form. Layers share them, so that memory holds one layer.
 
@@ -68,6 +79,7 @@ def make_weights(spec: ModelSpec, weights: str) -> dict[str, npt.NDArray[np.gene
     bytes_ = rng.integers(-127, 128, _PATTERN).astype(np.int8)
     shared: dict[tuple[str, str, tuple[int, ...]], npt.NDArray[np.generic]] = {}
     tensors: dict[str, npt.NDArray[np.generic]] = {}
+    plain = converted_shapes(spec, "f32")
     for name, (dtype, shape) in converted_shapes(spec, weights).items():
         short = name.split(".", 2)[2] if name.startswith("blocks.") else name
         key = (short, dtype, shape)
@@ -77,6 +89,9 @@ def make_weights(spec: ModelSpec, weights: str) -> dict[str, npt.NDArray[np.gene
                 array = np.full(shape, 1.0 if name.endswith("weight") else 0.3, np.float32)
             elif dtype == "F32":
                 array = np.full(shape, size / 73, np.float32)  # the scales of q8
+            elif dtype == "I8" and len(shape) == 3:
+                groups = scale_shape(plain[name][1])[1]
+                array = _tiled(bytes_, 1.0 / np.sqrt(groups) / 73, shape)
             elif dtype == "I8":
                 array = np.resize(bytes_, shape)
             elif dtype == "U8":
@@ -84,7 +99,7 @@ def make_weights(spec: ModelSpec, weights: str) -> dict[str, npt.NDArray[np.gene
             else:
                 array = _bf16(np.resize(noise * np.float32(size), shape))
             if short == "ffn.key.weight":
-                array[rng.random(shape[0]) >= _ACTIVE] = 0  # in q4: whole tiles of rows
+                array[rng.random(shape[0]) >= _ACTIVE] = 0  # of q8 and q4: whole tiles of rows
             shared[key] = array
         tensors[name] = shared[key]
     return tensors

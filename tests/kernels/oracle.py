@@ -8,8 +8,9 @@ from dataclasses import asdict
 import numpy as np
 import numpy.typing as npt
 
-from rwkv_chat.checkpoints.layout import is_vector
-from rwkv_chat.checkpoints.q4 import pack_rows, pack_tiles, quantize
+from rwkv_chat.checkpoints import q4, q8
+from rwkv_chat.checkpoints.layout import is_read_by_row, is_vector
+from rwkv_chat.checkpoints.plain import plain
 from rwkv_chat.models.spec import ModelSpec
 from tests.seeded import converted_arrays, spec_of
 
@@ -69,8 +70,10 @@ def as_q8(tensors: Tensors) -> Tensors:
             result[name] = values
         elif values.ndim > 2:
             result[name] = to_bf16(values)
-        else:
+        elif is_read_by_row(name):
             result[name], result[f"{name}.scale"] = to_q8(values)
+        else:
+            result[name] = q8.pack_tiles(*to_q8(values))
     return result
 
 
@@ -79,21 +82,15 @@ def as_q4(tensors: Tensors) -> Tensors:
     result = as_q8(tensors)
     for name, values in tensors.items():
         if name.endswith(tuple(f".{part}.weight" for part in PROJECTIONS)):
-            del result[f"{name}.scale"]
-            pack = pack_rows if name.endswith("ffn.value.weight") else pack_tiles
-            result[name] = pack(quantize(values))
+            result.pop(f"{name}.scale", None)
+            pack = q4.pack_rows if is_read_by_row(name) else q4.pack_tiles
+            result[name] = pack(q4.quantize(values))
     return result
 
 
-def exact(tensors: Tensors) -> dict[str, F64]:
+def exact(spec: ModelSpec, tensors: Tensors) -> dict[str, F64]:
     """What the tensors of any type stand for."""
-    return {
-        name: values * np.repeat(to_f64(tensors[f"{name}.scale"]), 128, 1)[:, : values.shape[1]]
-        if values.dtype == np.int8
-        else to_f64(values)
-        for name, values in tensors.items()
-        if not name.endswith(".scale")
-    }
+    return {name: to_f64(values) for name, values in plain(spec, tensors).items()}
 
 
 def make_tensors(spec: ModelSpec, seed: int, bf16: bool = False) -> Tensors:
@@ -176,7 +173,7 @@ class Oracle:
 
     def __init__(self, spec: ModelSpec, tensors: Tensors) -> None:
         self.spec = spec
-        self.z = exact(tensors)
+        self.z = exact(spec, tensors)
 
     def forward(self, ids: list[int], state: F64 | None = None) -> tuple[F64, F64]:
         """Logits [V] after the last id, and the new state [S]."""

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwkv_chat import _native
+from rwkv_chat.checkpoints.layout import converted_shapes
+from rwkv_chat.checkpoints.q8 import pack_tiles, unpack_tiles
 from rwkv_chat.models.spec import ModelSpec
 from tests.kernels.oracle import (
     ODD_SPECS,
@@ -83,7 +85,7 @@ def test_it_equals_the_equations_on_the_weights_it_stands_for(name: str) -> None
 def test_every_generation_equals_its_reference_on_those_weights(generation: str) -> None:
     spec = ODD_SPECS[generation]
     tensors = as_q8(make_any_tensors(spec, 1))
-    truth = REFERENCES[generation](spec, exact(tensors), torch.float64)
+    truth = REFERENCES[generation](spec, exact(spec, tensors), torch.float64)
     rows, end = truth.forward(ids_of(spec), truth.new_state())
     for isa in _native.isas():
         logits, state = model_of(spec, tensors, isa, 2).forward(ids_of(spec), None)
@@ -107,11 +109,18 @@ def test_every_number_and_scale_matters(isa: str) -> None:
     ids = list(range(spec.vocab_size))
     before, _ = model_of(spec, tensors, isa).forward(ids, None)
     for name, values in tensors.items():
-        if values.dtype == np.int8:
+        if values.dtype != np.int8:
+            continue
+        if values.ndim == 3:
+            numbers, scales = unpack_tiles(values, converted_shapes(spec, "f32")[name][1])
+            smaller, larger = pack_tiles(numbers // 2, scales), pack_tiles(numbers, scales * 2)
+            changes = {name: smaller}, {name: larger}
+        else:
             scale = f"{name}.scale"
-            for changed in ({name: values // 2}, {scale: tensors[scale] * np.float32(1.5)}):
-                after, _ = model_of(spec, {**tensors, **changed}, isa).forward(ids, None)
-                assert not np.array_equal(before, after), changed.keys()
+            changes = {name: values // 2}, {scale: tensors[scale] * np.float32(1.5)}
+        for changed in changes:
+            after, _ = model_of(spec, {**tensors, **changed}, isa).forward(ids, None)
+            assert not np.array_equal(before, after), changed.keys()
 
 
 @every_generation
@@ -170,7 +179,7 @@ def test_tensors_may_be_unaligned_and_read_only(isa: str) -> None:
     spec = SPECS["heads of 10"]
     tensors = q8_tensors(spec, seed=3)
     shifted = {name: unaligned(values) for name, values in tensors.items()}
-    assert not shifted["head.weight.scale"].flags.aligned
+    assert not shifted["emb.weight.scale"].flags.aligned
     expected = model_of(spec, tensors, isa).forward(ids_of(spec, 9), None)
     found = model_of(spec, shifted, isa).forward(ids_of(spec, 9), None)
     assert np.array_equal(found[0], expected[0])
@@ -180,9 +189,12 @@ def test_tensors_may_be_unaligned_and_read_only(isa: str) -> None:
 @pytest.mark.parametrize("isa", _native.isas())
 def test_what_is_not_finite_reaches_the_logits(isa: str) -> None:
     spec = SPECS["two layers"]
-    for name in ("blocks.0.att.w0", "blocks.1.ffn.key.weight.scale", "head.weight.scale"):
+    for name in ("blocks.0.att.w0", "blocks.1.ffn.key.weight", "head.weight", "emb.weight.scale"):
         tensors = q8_tensors(spec, seed=5)
-        tensors[name].reshape(-1)[0] = np.nan
+        if name.endswith("scale"):
+            tensors[name][1, 0] = np.nan
+        else:  # a tile begins with a scale
+            tensors[name].reshape(-1)[:4].view(np.float32)[0] = np.nan
         logits, _ = model_of(spec, tensors, isa).forward([1, 2], None)
         assert np.isnan(logits).any(), name
 
@@ -190,7 +202,7 @@ def test_what_is_not_finite_reaches_the_logits(isa: str) -> None:
 def test_the_scales_are_checked() -> None:
     spec = SPECS["two layers"]
     tensors = q8_tensors(spec, 1)
-    name = "blocks.0.att.key.weight.scale"
+    name = "blocks.0.ffn.value.weight.scale"
     scales = tensors.pop(name)
     with pytest.raises(ValueError, match=f"no tensor {name}"):
         model_of(spec, tensors, "")
@@ -201,3 +213,18 @@ def test_the_scales_are_checked() -> None:
     ):
         with pytest.raises(ValueError, match=f"Tensor {name} {reason}"):
             model_of(spec, {**tensors, name: wrong}, "")
+
+
+@pytest.mark.parametrize("name", ["blocks.0.att.key.weight", "emb.weight"])
+def test_the_layout_is_checked(name: str) -> None:
+    spec = SPECS["two layers"]
+    tensors = q8_tensors(spec, 1)
+    if tensors[name].ndim == 3:
+        shape = converted_shapes(spec, "f32")[name][1]
+        other, tensors[f"{name}.scale"] = unpack_tiles(tensors[name], shape)
+    else:
+        other = pack_tiles(tensors[name], tensors[f"{name}.scale"])
+    with pytest.raises(ValueError, match=f"Tensor {name} has its weights in the other layout"):
+        model_of(spec, {**tensors, name: other}, "")
+    with pytest.raises(ValueError, match=f"Tensor {name} has the shape"):
+        model_of(spec, {**tensors, name: tensors[name][:-1].copy()}, "")

@@ -35,6 +35,14 @@
 //         group of columns has activations of its own.
 //   q4    as said with the layouts:
 //
+// q8 weights have two layouts, both without alignment:
+// q8, for matmul: tiles of kTileRows rows. Each has for every group in turn the scales of all its rows,
+//   and blocks of 4 columns of all its rows: byte 4 r + k of a block is the number of column k of row
+//   r, plus 128. (Integer dot products of x86 want one factor without a sign, and others lose nothing.)
+//   Rows are filled up, and columns to a multiple of kFine.
+// q8_rows, for sum_rows and for rows that are looked up: the numbers of a row one after the other, and
+//   its scales elsewhere.
+//
 // q4 weights. A weight is scale * number + least, with a number from 0 to 15, and bfloat16 scale and
 // least of its group: kGroupQ4 columns of one row. There are two layouts, both without alignment:
 // q4, for matmul: tiles of kTileRows rows. Each has for every group in turn the scales of all its
@@ -57,7 +65,7 @@
 
 namespace rwkv {
 
-enum class Weights : uint8_t { f32, bf16, q8, q4, q4_rows };
+enum class Weights : uint8_t { f32, bf16, q8, q8_rows, q4, q4_rows };
 
 // Columns of a row that share a scale in q8.
 constexpr size_t kGroup = 128;
@@ -68,17 +76,19 @@ constexpr size_t kPart = 128;
 // Tokens for which sum_all_rows may be asked at once.
 constexpr size_t kMaxSummed = 128;
 
-// Columns of a row that share scale and least in q4, and rows of a tile.
+// Columns of a row that share scale and least in q4.
 constexpr size_t kGroupQ4 = 64;
+
+// Rows of a tile of q8 or q4.
 constexpr size_t kTileRows = 16;
 
-// A borrowed matrix [rows, columns], row-major, at any address.
+// A borrowed matrix [rows, columns], row-major or in tiles, at any address.
 struct Matrix {
     const unsigned char* data;
     size_t rows;
     size_t columns;
     Weights weights;
-    const unsigned char* scales = nullptr;  // of q8: float32 [rows, groups of a row], at any address
+    const unsigned char* scales = nullptr;  // of q8_rows: float32 [rows, groups of a row], at any address
 };
 
 // Channels of the time mix of RWKV-4 for one token; all vectors have n elements.
@@ -134,7 +144,8 @@ struct Kernels {
 
     // y[c] = sum over i < count, in order, of x[rows[i]] * w[rows[i], c] for c in [first, last),
     // where `first` is a multiple of kGroup. All rows lie in the same kPart of them, and x is 0 for those of the part that are left out.
-    // The `following` rows behind them in `rows` are needed next; they change nothing but the time.
+    // The `following` rows behind them in `rows`, all of other parts, are needed next; they change
+    // nothing but the time.
     void (*sum_rows)(const Matrix& w, const uint32_t* rows, size_t count, size_t following,
                      const float* x, size_t first, size_t last, float* y);
 

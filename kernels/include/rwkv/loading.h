@@ -25,7 +25,7 @@ Spec parse_generation(const std::string& name);
 void check_spec(const Spec& spec);
 
 // Copies the vectors and borrows the matrices of `tensors`; `spec` has passed check_spec. A matrix in
-// q8 has its scales in a float32 tensor of its name and ".scale", [rows, groups of a row].
+// q8_rows has its scales in a float32 tensor of its name and ".scale", [rows, groups of a row].
 // Throws std::invalid_argument with a sentence: a tensor is missing, or has another shape or type.
 ModelWeights load_weights(const Spec& spec, const std::map<std::string, Tensor>& tensors);
 
