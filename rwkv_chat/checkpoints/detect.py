@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from rwkv_chat.checkpoints.foreign import START, check_known
 from rwkv_chat.checkpoints.layout import (
     check_limits,
     check_shapes,
@@ -33,12 +34,14 @@ class Detected:
 
     `names` maps official names to those in the file; `swapped` tells that the low-rank matrices are
     stored [rank, D] and [D, rank], as web-rwkv does; `ignored` are tensors that have no use here.
+    `has_start` tells that a start state was merged into it.
     """
 
     spec: ModelSpec
     names: Mapping[str, str]
     swapped: bool
     ignored: tuple[str, ...]
+    has_start: bool
 
 
 def detect(checkpoint: Checkpoint, *, normed: bool = False) -> Detected:
@@ -53,6 +56,7 @@ def detect(checkpoint: Checkpoint, *, normed: bool = False) -> Detected:
     names = strip_prefixes(path, checkpoint.tensors)
     tensors = {short: checkpoint.tensors[name] for short, name in names.items()}
     generation = find_generation(path, tensors, normed=normed)
+    check_known(path, tensors, generation)
     swapped = generation == "7" and _is_swapped(path, tensors)
     spec = _spec(path, tensors, generation, swapped=swapped)
     check_limits(path, spec)
@@ -62,8 +66,10 @@ def detect(checkpoint: Checkpoint, *, normed: bool = False) -> Detected:
     present = {name: _present(tensors, name) for name in expected}
     check_shapes(path, {n: tensors[at] for n, at in present.items() if at in tensors}, expected)
     used = {*present.values(), _COPY_MASK}
-    ignored = tuple(name for name in tensors if name not in used)
-    return Detected(spec, {name: names[at] for name, at in present.items()}, swapped, ignored)
+    starts = {name for name in tensors if name.endswith(f".{START}")}
+    ignored = tuple(name for name in tensors if name not in used | starts)
+    found = {name: names[at] for name, at in present.items()}
+    return Detected(spec, found, swapped, ignored, bool(starts))
 
 
 def _present(tensors: Mapping[str, TensorShape], name: str) -> str:

@@ -40,6 +40,12 @@ def restore(file: Checkpoint, kind: str) -> tuple[str, Checkpoint]:
     if is_webrwkv(file, names, kind):
         return "web-rwkv", restore_webrwkv(file, names)
     if names and all(_STATE.fullmatch(name) for name in names):
+        if kind != "pth":
+            raise UnsupportedModelError(
+                f"{file.path} is a trained start state and no model, and does not tell which way "
+                "its matrices lie: converters to safetensors differ. The .pth file that it was "
+                "made from can be given to --state."
+            )
         raise UnsupportedModelError(
             f"{file.path} is a trained start state and no model. Begin a conversation with it: "
             "rwkv-chat ask --model MODEL --state FILE."

@@ -42,6 +42,7 @@ class FileInfo:
         remarks: what its user should know of it.
         converted: the file of each weights type that opens at once.
         ignored: tensors that have no use.
+        has_start: whether it begins with a start state that was merged into it.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class FileInfo:
     remarks: tuple[str, ...]
     converted: Mapping[str, Path]
     ignored: tuple[str, ...]
+    has_start: bool
 
 
 def open(path: Path, overrides: Overrides = _AS_FOUND) -> FileInfo:  # noqa: A001
@@ -80,6 +82,8 @@ def open(path: Path, overrides: Overrides = _AS_FOUND) -> FileInfo:  # noqa: A00
     vocabulary = find_file(files.main, source.tokenizer) if beside else None
     needs = [get_20b() if source.tokenizer == "20b" else GET_OTHER]
     remarks = [spec.memory_limit] if spec.memory_limit else []
+    if source.has_start:
+        remarks.append("begins with the start state (time_state) that was merged into it")
     if on_reference:
         remarks.append("runs slowly, as there are no kernels for its generation")
     return FileInfo(
@@ -99,6 +103,7 @@ def open(path: Path, overrides: Overrides = _AS_FOUND) -> FileInfo:  # noqa: A00
         remarks=tuple(remarks),
         converted=_conversions(path, source),
         ignored=source.ignored,
+        has_start=source.has_start,
     )
 
 

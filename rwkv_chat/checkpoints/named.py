@@ -8,7 +8,7 @@ from rwkv_chat.checkpoints import catalog
 from rwkv_chat.checkpoints.adapter import Adapter, merge
 from rwkv_chat.checkpoints.convert import Progress, write_converted
 from rwkv_chat.checkpoints.source import read_source
-from rwkv_chat.errors import UsageError
+from rwkv_chat.errors import UnsupportedModelError, UsageError
 from rwkv_chat.paths import models_dir
 
 __all__ = ["convert_named"]
@@ -41,6 +41,11 @@ def convert_named(
         UsageError: the name cannot be used, or is taken.
     """
     source = read_source(path)
+    if source.has_start:
+        raise UnsupportedModelError(
+            f"{path} has a start state merged into it, which a converted model cannot keep. Give "
+            "the model without it, and use this file with --state."
+        )
     if adapter is not None:
         source = merge(source, adapter)
     if name is None:

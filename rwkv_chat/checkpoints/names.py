@@ -84,9 +84,8 @@ def _architecture(tensors: Mapping[str, TensorShape], *, normed: bool) -> str | 
         return "an RWKV model in the layout of the transformers library"
     if has("attn.query"):
         return "a transformer of the time of RWKV-1 (MHA)"
-    if has("att.time_state") and not has("att.r_k"):
-        whole = has("att.key.weight")
-        return f"a start state (time_state) and {'also' if whole else 'not'} a whole model"
+    if has("att.time_state") and not has("att.key.weight"):
+        return "a start state (time_state) and not a whole model"
     base = _base(tensors, has, normed=normed)
     if base is None or base.startswith("a"):
         return base
@@ -100,7 +99,7 @@ def _base(
     decay = next((t for name, t in tensors.items() if name.endswith("att.time_decay")), None)
     if has("attn.time_"):
         return "1"
-    if has("att.r_k"):
+    if has("att.r_k", "att.k_k"):
         return _variant_of_7(has("ffn.s_emb"), has("qkv."))
     if has("att.time_maa_x", "att.time_maa_k"):
         return "6" if has("att.gate.weight") else "an RWKV-6 model of a trial (x060a, b or c)"

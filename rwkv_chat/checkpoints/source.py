@@ -42,6 +42,7 @@ class Source:
     `names` maps official names to those in the file. `weights` and `payload_sha256` are those
     of a converted file, and empty for all others. `dtype` is the widest type of the matrices.
     `vocabulary` is the text of the one inside the file where `tokenizer` is "inside", else "".
+    `has_start` tells that the file is that of a start state, too.
     """
 
     checkpoint: Checkpoint
@@ -57,6 +58,7 @@ class Source:
     payload_sha256: str
     dtype: str
     vocabulary: str = ""
+    has_start: bool = False
 
     @property
     def is_converted(self) -> bool:
@@ -81,6 +83,11 @@ def read_source(path: Path) -> Source:
     form, checkpoint = restore(stored, kind)
     found = detect(checkpoint, normed=form == "rwkv package")
     spec = with_config(found.spec, files.config) if form == "fla" else found.spec
+    if found.has_start and (kind != "pth" or form not in ("", "rwkv package") or len(files.parts) > 1):
+        raise UnsupportedModelError(
+            f"{stored.path} is a model with a start state (time_state) merged into it, and does not "
+            "tell which way its matrices lie. Give the .pth file that it was made from."
+        )
     told = checkpoint.metadata if kind == "gguf" else {}
     tokenizer = told.get("tokenizer", kind_of(spec.vocab_size))
     return Source(
@@ -97,6 +104,7 @@ def read_source(path: Path) -> Source:
         payload_sha256="",
         dtype=_widest(checkpoint, found.names),
         vocabulary=told.get("vocabulary", ""),
+        has_start=found.has_start,
     )
 
 

@@ -60,6 +60,7 @@ def load_model(
     Raises:
         CheckpointError: the file cannot be used.
         TokenizerError: its vocabulary is not here, or another one was given.
+        SnapshotError: the start state that was merged into it cannot be used.
         MemoryLimitError: the model does not fit into memory.
         UsageError: an argument names something that does not exist.
     """
@@ -88,7 +89,7 @@ def load_model(
         if device != "cpu":
             memory.check(found.name, need, memory.available_bytes())
         backend = _backend(backend_name, converted, threads)
-    return Model(
+    model = Model(
         name=converted.name,
         backend=backend,
         tokenizer=vocabulary,
@@ -96,6 +97,7 @@ def load_model(
         fingerprint=converted.fingerprint,
         weights=converted.weights,
     )
+    return model.with_start(find_files(Path(path)).main) if found.has_start else model
 
 
 def _backend_name(generation: str) -> str:

@@ -134,7 +134,6 @@ def test_wrong_types_are_refused(tmp_path: Path) -> None:
         (["blocks.0.att.r_k", "head_k.weight"], "RWKV-7 model of a trial, with head_qk"),
         (["blocks.0.att.r_k", "blocks.1.self_attn.q.weight"], "a hybrid of RWKV"),
         (["blocks.0.att.ln_x.weight", "blocks.0.att.time_maa_x"], "RWKV-6 model of a trial"),
-        (["blocks.0.att.time_state", "blocks.0.att.key.weight"], "a start state"),
         (
             ["blocks.0.att.r_k", "blocks.0.ffn.s_emb.weight", "blocks.0.qkv.qq.weight"],
             "RWKV-7b model, whose attention",
@@ -167,6 +166,59 @@ def test_other_architectures_are_refused_by_name(
         weights[plain] = torch.ones([4] * int(dimensions or 1))
     with pytest.raises(UnsupportedModelError, match=f"is .*{what}.*not supported"):
         found(tmp_path, weights)
+
+
+FOREIGN = [
+    ("moba.{}.att.key.weight", "RWKV-X, which has sparse attention"),
+    ("sparse_attn.key.weight", "RWKV-X, which has sparse attention"),
+    ("blocks.1.att.q_proj.weight", "a hybrid of RWKV and a transformer"),
+    ("blocks.1.attn.c_q.weight", "a hybrid of RWKV and a transformer"),
+    ("attn_blocks.0.key.weight", "a hybrid of RWKV and a transformer"),
+    ("blocks.1.ffn.gate.weight", "a hybrid of RWKV and a transformer"),
+    ("blocks.1.ffn.experts.{}.key.weight", "a mixture of experts"),
+    ("vit.model.patch.weight", "a model of more than text"),
+    ("blocks.1.att.extra", "parts of its own, which are not supported, or is damaged"),
+    ("blocks.1.ln0.weight", "parts of its own"),
+    ("blocks.01.ln1.weight", "parts of its own"),
+]
+
+
+@pytest.mark.parametrize("generation", ["4", "5.2", "7"])
+@pytest.mark.parametrize(("name", "what"), FOREIGN, ids=str)
+def test_a_whole_model_with_foreign_tensors_is_refused(
+    tmp_path: Path, generation: str, name: str, what: str
+) -> None:
+    weights = random_weights(spec_of(generation))
+    foreign = {name.format(n): torch.ones(32, 32) for n in range(2)}
+    with pytest.raises(UnsupportedModelError, match=what) as caught:
+        found(tmp_path, {**weights, **foreign})
+    sentence = str(caught.value)
+    assert f"holds the tensor '{next(iter(foreign))}', which RWKV-{generation} does not" in sentence
+
+
+def test_models_inside_others_are_refused(tmp_path: Path) -> None:
+    inner = {f"rwkv.{name}": tensor for name, tensor in random_weights(SPEC).items()}
+    for name, what in {"moba.0.att.key.weight": "RWKV-X", "vit.x.weight": "pictures"}.items():
+        with pytest.raises(UnsupportedModelError, match=what):
+            found(tmp_path, {**inner, name: torch.ones(4, 4)})
+
+
+def test_a_hybrid_that_lacks_parts_of_rwkv_is_called_a_hybrid(tmp_path: Path) -> None:
+    """Some layers have the recurrence of RWKV-7 without its mixes, and others have attention."""
+    weights = random_weights(SPEC)
+    first = {n: t for n, t in weights.items() if not n.startswith("blocks.1.") and ".x_" not in n}
+    for part in ("ffn.gate", "ffn.up", "ffn.down", "att.q_proj", "att.k_proj"):
+        first[f"blocks.1.{part}.weight"] = torch.ones(32, 32)
+    with pytest.raises(UnsupportedModelError, match="hybrid of RWKV and a transformer"):
+        found(tmp_path, first)
+
+
+@pytest.mark.parametrize("generation", ["2", "2.5", "3", "4", "7"])
+def test_what_training_writes_beside_the_weights_is_left_alone(
+    tmp_path: Path, generation: str
+) -> None:
+    weights = {**random_weights(spec_of(generation)), "copy_mask": torch.ones(9, 9)}
+    assert found(tmp_path, weights).spec == spec_of(generation)
 
 
 OLDER = [

@@ -1,6 +1,7 @@
 """Trained start states: which way they lie, and whom they belong to."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from rwkv_chat import checkpoints
+from rwkv_chat.checkpoints.named import convert_named
 from rwkv_chat.checkpoints.startstate import read_start
 from rwkv_chat.commands.memory import peak_memory, reset_peak_memory
 from rwkv_chat.engine.select import load_model
-from rwkv_chat.errors import SnapshotError
+from rwkv_chat.errors import SnapshotError, UnsupportedModelError
 from rwkv_chat.models.spec import ModelSpec
 from rwkv_chat.models.state import StateLayout
 from tests.checkpoints.test_mutations import COUNT, mutate, structure
@@ -62,6 +65,56 @@ def test_the_official_package_begins_in_the_same_way(tmp_path: Path) -> None:
         jobs.append((tmp_path / f"{name}-merged.pth", ids))
     for found, theirs in zip(ours, official_logits(jobs), strict=True):
         np.testing.assert_allclose(found, theirs["steps"][-1], atol=2e-4)
+
+
+@pytest.mark.parametrize("generation", ["5.2", "6", "7"])
+def test_a_state_that_was_merged_into_a_model_is_where_it_begins(
+    tmp_path: Path, generation: str
+) -> None:
+    spec = small_spec() if generation == "7" else spec_of(generation, vocab_size=256)
+    spec = replace(spec, vocab_size=256)
+    weights, states = official(random_weights(spec)), tuned(spec)
+    torch.save(weights, tmp_path / "plain.pth")
+    torch.save(states, tmp_path / "state.pth")
+    torch.save({**weights, **states}, tmp_path / "merged.pth")
+    wanted = load_model(tmp_path / "plain.pth").with_start(tmp_path / "state.pth")
+    info = checkpoints.open(tmp_path / "merged.pth")
+    assert (info.spec, info.has_start, info.ignored) == (spec, True, ())
+    assert "start state" in info.remarks[0]
+    for _ in range(2):  # converted, and from the cache
+        merged = load_model(tmp_path / "merged.pth")
+        assert np.array_equal(merged.forward([1, 2])[0], wanted.forward([1, 2])[0])
+        assert merged.fingerprint == wanted.fingerprint
+    other = merged.with_start(tmp_path / "merged.pth")
+    assert np.array_equal(other.forward([1, 2])[0], wanted.forward([1, 2])[0])
+    with pytest.raises(UnsupportedModelError, match="a converted model cannot keep"):
+        convert_named(tmp_path / "merged.pth", "f32", "new")
+
+
+def test_a_merged_state_that_cannot_be_used_is_not_dropped(tmp_path: Path) -> None:
+    spec = small_spec(vocab_size=256)
+    weights, states = official(random_weights(spec)), tuned(spec)
+    whole = {name: tensor.contiguous() for name, tensor in {**weights, **states}.items()}
+    safetensors.torch.save_file(whole, tmp_path / "m.safetensors")
+    with pytest.raises(UnsupportedModelError, match="which way its matrices lie"):
+        checkpoints.open(tmp_path / "m.safetensors")
+    states.popitem()
+    torch.save({**weights, **states}, tmp_path / "m.pth")
+    with pytest.raises(SnapshotError, match="states for 1 layers"):
+        load_model(tmp_path / "m.pth")
+    torch.save({**random_weights(spec_of("4")), **states}, tmp_path / "m.pth")
+    with pytest.raises(UnsupportedModelError, match="time_state', which RWKV-4 does not have"):
+        checkpoints.open(tmp_path / "m.pth")
+
+
+def test_a_state_that_is_no_model_is_offered_only_where_it_can_be_used(tmp_path: Path) -> None:
+    states = tuned(small_spec())
+    torch.save(states, tmp_path / "s.pth")
+    with pytest.raises(UnsupportedModelError, match=r"with it: rwkv-chat ask .* --state FILE\."):
+        checkpoints.open(tmp_path / "s.pth")
+    safetensors.torch.save_file(states, tmp_path / "s.safetensors")
+    with pytest.raises(UnsupportedModelError, match=r"The \.pth file that it was made from"):
+        checkpoints.open(tmp_path / "s.safetensors")
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
