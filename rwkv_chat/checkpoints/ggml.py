@@ -5,7 +5,7 @@ scales with as many small integers. The official package `gguf` turns blocks int
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -31,9 +31,9 @@ __all__ = [
     "GgmlTensor",
     "Number",
     "Stored",
-    "check_apart",
     "check_name",
     "check_stored",
+    "check_tiling",
     "number_of",
     "parts_of",
     "turned",
@@ -155,17 +155,30 @@ def check_stored(path: Path, tensor: Stored, size: int) -> None:
         )
 
 
-def check_apart(path: Path, tensors: Mapping[str, Stored]) -> None:
-    """Check that no two tensors share bytes: a small file cannot pretend to be a huge model.
+def check_tiling(
+    path: Path, tensors: Iterable[Stored], begin: int, size: int, alignment: int
+) -> None:
+    """Check that tensors fill a file of `size` bytes from `begin` on: in order, each at the next
+    multiple of `alignment`, with nothing after the last but what fills that up.
+
+    So a small file cannot pretend to be a huge model, and a wrong type or shape shows.
 
     Raises:
-        TruncatedError: two do.
+        TruncatedError: they do not.
     """
-    position = 0
-    for tensor in sorted(tensors.values(), key=lambda each: each.start):
-        if tensor.start < position:
-            raise TruncatedError(f"{path} is damaged: tensor {tensor.name} overlaps another.")
-        position = tensor.end
+    position = begin
+    for tensor in tensors:
+        if tensor.start != position:
+            fault = "overlaps another" if tensor.start < position else "does not follow another"
+            raise TruncatedError(
+                f"{path} is damaged: tensor {tensor.name} {fault}. Copy or download it again."
+            )
+        position = -(-tensor.end // alignment) * alignment
+    if position < size:
+        raise TruncatedError(
+            f"{path} is damaged: {size - position} bytes follow its last tensor. "
+            "Copy or download it again."
+        )
 
 
 def turned(array: Array) -> Array:

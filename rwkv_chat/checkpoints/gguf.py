@@ -46,6 +46,8 @@ _LAYER = {
 }
 """What both worlds end with .weight or .bias."""
 
+_RESCALED = "rescale_every_n_layers"
+_MAX_LAYERS = 1000
 _DIVIDED = ("time_mix_output", "channel_mix_value")
 
 
@@ -106,6 +108,7 @@ def open_gguf(path: Path) -> GgmlFile:
             f"{path} is one of {parts} parts of a model. Put them together with "
             "llama-gguf-split --merge, and give the whole file."
         )
+    _check_rescaling(path, header, architecture)
     tensors: dict[str, GgmlTensor] = {}
     for stored in header.tensors.values():
         for name, tensor in _official(path, header, architecture, stored):
@@ -116,6 +119,16 @@ def open_gguf(path: Path) -> GgmlFile:
     embedding = tensors.get("emb.weight")
     told = describe_vocabulary(path, header, embedding.shape[0]) if embedding is not None else {}
     return GgmlFile(path, told, tensors, data)
+
+
+def _check_rescaling(path: Path, header: Header, architecture: str) -> None:
+    """Every RWKV-6 says after how many layers it was divided, if by 0: without that it is wrong."""
+    every = header.number(f"{architecture}.{_RESCALED}")
+    if architecture == "rwkv6" and (every is None or not 0 <= every <= _MAX_LAYERS):
+        raise NotAModelError(
+            f"{path} is damaged: it does not say after how many layers its matrices were divided "
+            f"(rwkv6.{_RESCALED}). Copy or download it again."
+        )
 
 
 def _check_layers(path: Path, announced: int | None, tensors: Mapping[str, GgmlTensor]) -> None:
@@ -162,7 +175,7 @@ def _official(
 
 def _factor(header: Header, architecture: str, layer: int) -> float:
     """What llama.cpp has divided two matrices of a layer by, for RWKV-6 not to overflow float16."""
-    every = header.number(f"{architecture}.rescale_every_n_layers") or 0
+    every = header.number(f"{architecture}.{_RESCALED}") or 0
     return 2.0 ** (layer // every) if every > 0 else 1.0
 
 

@@ -12,7 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from rwkv_chat.checkpoints.files import U8
-from rwkv_chat.checkpoints.ggml import Stored, check_apart, check_name, check_stored, number_of
+from rwkv_chat.checkpoints.ggml import (
+    Stored,
+    check_name,
+    check_stored,
+    check_tiling,
+    number_of,
+)
 from rwkv_chat.errors import NotAModelError, TruncatedError, UnsupportedModelError
 
 __all__ = ["Header", "read_header"]
@@ -97,7 +103,13 @@ def read_header(path: Path, data: U8) -> Header:
         if value is not None:
             values[key] = value
     described = [_described(path, cursor) for _ in range(n_tensors)]
-    start = _aligned(path, cursor.at, values)
+    alignment = _alignment(path, values)
+    start = -(-cursor.at // alignment) * alignment
+    if data[cursor.at : start].any():
+        raise TruncatedError(
+            f"{path} is damaged: its header does not end where its tensors begin. "
+            "Copy or download it again."
+        )
     tensors: dict[str, Stored] = {}
     for tensor in described:
         placed = Stored(tensor.name, tensor.number, tensor.shape, start + tensor.start)
@@ -105,7 +117,7 @@ def read_header(path: Path, data: U8) -> Header:
             raise NotAModelError(f"{path} is damaged: it has the tensor {tensor.name} twice.")
         check_stored(path, placed, len(data))
         tensors[tensor.name] = placed
-    check_apart(path, tensors)
+    check_tiling(path, tensors.values(), start, len(data), alignment)
     return Header(values, tensors)
 
 
@@ -120,8 +132,8 @@ def _described(path: Path, cursor: "_Cursor") -> Stored:
     return Stored(name, number, shape, cursor.integer(8))
 
 
-def _aligned(path: Path, end: int, values: Mapping[str, Value]) -> int:
-    """Where the tensors begin, the header having ended at `end`."""
+def _alignment(path: Path, values: Mapping[str, Value]) -> int:
+    """What the place of every tensor is a multiple of, in bytes."""
     alignment = values.get("general.alignment", 32)
     if (
         not isinstance(alignment, int)
@@ -129,7 +141,7 @@ def _aligned(path: Path, end: int, values: Mapping[str, Value]) -> int:
         or alignment & (alignment - 1)
     ):
         raise NotAModelError(f"{path} is damaged: its alignment is {str(alignment)[:20]!a}.")
-    return -(-end // alignment) * alignment
+    return alignment
 
 
 class _Cursor:

@@ -1,6 +1,7 @@
 """What is checked of a tensor before it is believed, and the vocabulary that GGUF files carry."""
 
 from math import prod
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -13,8 +14,8 @@ from rwkv_chat.checkpoints.ggml import (
     GgmlFile,
     GgmlTensor,
     Stored,
-    check_apart,
     check_stored,
+    check_tiling,
     number_of,
     parts_of,
     turned,
@@ -57,16 +58,28 @@ def test_a_tensor_lies_inside_the_file_or_is_refused(
     assert tensor.nbytes * number.values == prod(shape) * number.nbytes
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 8)), min_size=1, max_size=6))
-def test_tensors_share_no_bytes_or_are_refused(places: list[tuple[int, int]]) -> None:
+@given(
+    st.lists(st.integers(1, 20), max_size=6),
+    st.sampled_from([1, 4, 32]),
+    st.lists(st.integers(-40, 40), min_size=7, max_size=7),
+)
+def test_tensors_fill_the_file_or_are_refused(
+    sizes: list[int], alignment: int, shifts: list[int]
+) -> None:
     number = number_of(PATH, "a", 0)
-    tensors = {str(i): Stored(str(i), number, (n,), at) for i, (at, n) in enumerate(places)}
-    covered = [byte for each in tensors.values() for byte in range(each.start, each.end)]
-    if len(covered) == len(set(covered)):
-        check_apart(PATH, tensors)
-    else:
-        with pytest.raises(TruncatedError, match="overlaps another"):
-            check_apart(PATH, tensors)
+    tensors, at = [], 96
+    for size in sizes:
+        tensors.append(Stored(f"t{at}", number, (size,), at))
+        at = -(-tensors[-1].end // alignment) * alignment
+    last = tensors[-1].end if tensors else at
+    for end in {last, at}:
+        check_tiling(PATH, tensors, 96, end, alignment)
+    with pytest.raises(TruncatedError, match="1 bytes follow its last tensor"):
+        check_tiling(PATH, tensors, 96, at + 1, alignment)
+    moved = [replace(t, start=t.start + by) for t, by in zip(tensors, shifts, strict=False)]
+    if moved != tensors:
+        with pytest.raises(TruncatedError, match="overlaps another|does not follow another"):
+            check_tiling(PATH, moved, 96, at, alignment)
 
 
 def test_tensors_come_out_in_their_official_shape_and_read_only() -> None:

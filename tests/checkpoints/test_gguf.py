@@ -255,6 +255,24 @@ def test_parts_of_a_model_are_refused(tmp_path: Path) -> None:
         read_source(path)
 
 
+def test_a_division_that_is_not_told_is_noticed(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", random_weights(SPECS["6"]), SPECS["6"], rescale=1)
+    data, key = path.read_bytes(), b"rwkv6.rescale_every_n_layers"
+    for new in (key[:-1] + b"z" + struct.pack("<2I", 4, 1), key + struct.pack("<2I", 4, 2**31)):
+        path.unlink()
+        path.write_bytes(data.replace(key + struct.pack("<2I", 4, 1), new))
+        with pytest.raises(NotAModelError, match="after how many layers its matrices were divided"):
+            read_source(path)
+
+
+def test_weights_that_moved_into_the_header_are_noticed(tmp_path: Path) -> None:
+    data = bytearray(tensors(described(b"a", [1], 0, 0), room=32))
+    data[-33] = 7
+    (tmp_path / "m").write_bytes(data)
+    with pytest.raises(TruncatedError, match="does not end where its tensors begin"):
+        open_checkpoint(tmp_path / "m")
+
+
 def test_a_missing_layer_is_noticed(tmp_path: Path) -> None:
     spec = SPECS["7"]
     path = write_gguf(tmp_path / "m.gguf", random_weights(spec), replace(spec, n_layer=2))
@@ -395,16 +413,32 @@ IMPOSSIBLE = {
         TruncatedError,
         "overlaps",
     ),
+    "with a hole before it": (
+        tensors(described(b"a", [1], 0, 0), described(b"b", [1], 0, 64)),
+        TruncatedError,
+        "b does not follow",
+    ),
+    "in another order": (
+        tensors(described(b"a", [1], 0, 32), described(b"b", [1], 0, 0)),
+        TruncatedError,
+        "a does not follow",
+    ),
+    "with something after it": (
+        tensors(described(b"a", [1], 0, 0), room=33),
+        TruncatedError,
+        "1 bytes follow its last tensor",
+    ),
     "the same officially": (
         tensors(
             described(b"blk.1.attn_norm.bias", [1], 0, 0),
             described(b"blk.01.attn_norm.bias", [1], 0, 32),
+            room=64,
         ),
         NotAModelError,
         "blocks.1.ln1.bias twice",
     ),
     "six in one": (
-        tensors(described(b"blk.0.time_mix_lerp_fused.weight", [7], 0, 0)),
+        tensors(described(b"blk.0.time_mix_lerp_fused.weight", [7], 0, 0), room=28),
         ShapeError,
         "is not 6 vectors",
     ),
