@@ -77,6 +77,10 @@ _ROWS = {
     "attn.x_x": [f"att.x_{letter}" for letter in "rwkvag"],
     "attn.x_bias": [f"att.time_maa_{letter}" for letter in "rwkvg"],
 }
+_BIASED_ALIKE = (
+    frozenset({"pre_norm", "attn_norm", "ffn_norm", "norm"}),
+    frozenset({"g_norm"}),
+)
 _OFFICIAL_ORDER = (1, 2, 3, 0, 4)  # of w, k, v, r, g among their r, w, k, v, g
 
 
@@ -99,7 +103,24 @@ def restore_fla(file: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
     tensors = DerivedTensors(file)
     for short, stored in names.items():
         _restore(tensors, file, short, stored)
+    for norms in _BIASED_ALIKE:
+        _without_biases(tensors, file, norms, names)
     return _tied(file, tensors, names)
+
+
+def _without_biases(
+    tensors: DerivedTensors, file: Checkpoint, norms: frozenset[str], names: Mapping[str, str]
+) -> None:
+    """Give `norms` biases of 0 where none has one, as `norm_bias: false` leaves them out."""
+    found: dict[str, list[str]] = {"weight": [], "bias": []}
+    for name in names:
+        place, _, kind = name.rpartition(".")
+        if place.rpartition(".")[2] in norms and kind in found:
+            found[kind].append(place)
+    for place in found["weight"] if not found["bias"] else ():
+        stored = names[f"{place}.weight"]
+        shape = file.tensors[stored].shape
+        tensors.add(official_name(f"{place}.bias"), stored, shape, np.zeros_like)
 
 
 def official_name(name: str) -> str:

@@ -80,7 +80,8 @@ _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, 
 def read_index(data: bytes) -> dict[str, object]:
     """The map of names that a pickle holds, or the tensors of a module; its tensors as TensorRef.
 
-    Where a checkpoint of a training holds the one map of tensors beside other things, it is that.
+    Where a checkpoint of a training holds the one map of tensors beside other things, or in a map
+    there, it is that.
 
     Raises:
         PickleError: with what is wrong, as the end of a sentence.
@@ -98,8 +99,18 @@ def read_index(data: bytes) -> dict[str, object]:
         raise PickleError(f"its index cannot be read ({str(error)[:100]!a})") from error
     if not isinstance(found, dict):
         raise PickleError("its index is not a map of names")
-    inner = [part for part in found.values() if isinstance(part, dict) and _has_tensors(part)]
-    return inner[0] if len(inner) == 1 and not _has_tensors(found) else found
+    if _has_tensors(found):
+        return found
+    maps = _maps(found)
+    for level in (maps, [inner for part in maps for inner in _maps(part)]):
+        holding = [part for part in level if _has_tensors(part)]
+        if holding:
+            return holding[0] if len(holding) == 1 else found
+    return found
+
+
+def _maps(names: dict[str, Any]) -> list[dict[str, Any]]:
+    return [value for value in names.values() if isinstance(value, dict)]
 
 
 def _has_tensors(names: dict[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from rwkv_chat.errors import NotAModelError, ShapeError, TruncatedError, Unsuppo
 
 __all__ = ["PthFile", "PthTensor", "open_pth"]
 
+_OLD_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _MAX_DIM = 2**31
 _MAX_NOTE = 80
 
@@ -85,13 +86,13 @@ def open_pth(path: Path) -> PthFile:
         CheckpointError: one of its subclasses, with the file and what is wrong with it.
     """
     data = map_file(path)
-    start = data[:4].tobytes()
-    if start[:1] == b"\x80":
+    start = data[:32].tobytes()
+    if start[:1] == b"\x80" and _OLD_MAGIC in start:
         raise UnsupportedModelError(
             f"{path} is in the old format of torch before 1.6. Load it once with that torch and "
             "save it again with a newer one, or get the model as safetensors."
         )
-    if start != b"PK\3\4":
+    if not start.startswith(b"PK\3\4"):
         raise NotAModelError(f"{path} is not a file written by torch.save.")
     entries = list_entries(path, data)
     root = _root(path, entries)

@@ -83,6 +83,32 @@ def test_a_folder_of_rwkv_6(tmp_path: Path, shards: int) -> None:
     assert model.spec.group_norm_eps == 1e-5
 
 
+@pytest.mark.parametrize("generation", ["6", "7"])
+@pytest.mark.parametrize("without", [("norm",), ("g_norm",), ("norm", "g_norm")], ids=str)
+def test_norms_without_biases_have_biases_of_0(
+    tmp_path: Path, generation: str, without: tuple[str, ...]
+) -> None:
+    spec = SPEC if generation == "7" else SIX
+    weights = random_weights(spec)
+    stored = as_fla7(weights, fused=True) if generation == "7" else as_fla6(weights)
+    for name in [name for name in stored if name.endswith("norm.bias")]:
+        if ("g_norm" if "g_norm" in name else "norm") in without:
+            del stored[name]
+    for name in weights:
+        group = "g_norm" if ".ln_x." in name else "norm"
+        if name.endswith(".bias") and group in without:
+            weights[name] = torch.zeros_like(weights[name])
+    folder = write_folder(tmp_path / "hf", stored, {"norm_bias": False})
+    expect(open_model(folder, "f32"), weights)
+
+
+def test_a_norm_that_lost_its_bias_is_noticed(tmp_path: Path) -> None:
+    stored = as_fla7(random_weights(SPEC), fused=True)
+    del stored["model.layers.1.ffn_norm.bias"]
+    with pytest.raises(MissingTensorError, match=r"lacks the tensor blocks\.1\.ln2\.bias"):
+        checkpoints.open(write_folder(tmp_path / "hf", stored, {}))
+
+
 @pytest.mark.parametrize("generation", ["4", "5.2", "6"])
 def test_the_layout_of_the_transformers_library(tmp_path: Path, generation: str) -> None:
     weights = random_weights(spec_of(generation))

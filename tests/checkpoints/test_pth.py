@@ -84,7 +84,15 @@ def test_the_weights_inside_a_checkpoint_of_a_training_are_found(tmp_path: Path,
     assert np.array_equal(file.array("a"), TENSORS["a"].numpy())
 
 
+def test_the_weights_may_lie_one_level_deeper(tmp_path: Path) -> None:
+    rest = {"epoch": 3, "args": {"lr": 0.1, "betas": {"a": 1}}}
+    torch.save({**rest, "model": {"module": TENSORS, "step": 7}}, tmp_path / "m.pth")
+    assert open_pth(tmp_path / "m.pth").tensors.keys() == TENSORS.keys()
+
+
 def test_only_one_map_of_tensors_is_entered(tmp_path: Path) -> None:
+    torch.save({"model": {"module": TENSORS}, "ema": {"module": TENSORS}}, tmp_path / "m.pth")
+    assert open_pth(tmp_path / "m.pth").tensors == {}
     torch.save({"model": TENSORS, "average": TENSORS}, tmp_path / "m.pth")
     assert open_pth(tmp_path / "m.pth").tensors == {}
     torch.save({**TENSORS, "model": TENSORS}, tmp_path / "m.pth")
@@ -276,6 +284,14 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     torch.save(TENSORS, bad, _use_new_zipfile_serialization=False)
     with pytest.raises(UnsupportedModelError, match=r"old format of torch before 1\.6"):
         open_pth(bad)
+    for protocol in (3, 4, 5):
+        torch.save(TENSORS, bad, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+        with pytest.raises(UnsupportedModelError, match=r"old format of torch before 1\.6"):
+            open_pth(bad)
+    for other in (b"\x80" + bytes(range(99)), pickle.dumps({"a": 1}), b"\x80"):
+        bad.write_bytes(other)
+        with pytest.raises(NotAModelError, match=r"not a file written by torch\.save"):
+            open_pth(bad)
     repack(good, bad, method=zipfile.ZIP_DEFLATED)
     with pytest.raises(NotAModelError, match="is compressed"):
         open_pth(bad)
