@@ -134,6 +134,22 @@ def test_a_trained_start_state_changes_the_answer(
     assert "start.pth of this conversation is not there" in gone.stderr
 
 
+def test_new_conversations_of_the_interface_begin_with_a_state(tmp_path: Path) -> None:
+    path = tmp_path / "start.pth"
+    layers = range(load().spec.n_layer)
+    torch.save({f"blocks.{n}.att.time_state": torch.randn(2, 16, 16) for n in layers}, path)
+    older = json.loads(ask("Hello", "--json").stdout)["conversation"]
+    for place in (("--state", str(path)), ("chat", "--state", str(path))):
+        assert run(*place, "--model", str(model_file()), stdin="Hello").returncode == 0
+    with Conversations.open(paths.data_dir()) as store:
+        starts = {each.id: store.load(each.id).settings["start"] for each in store.conversations()}
+    assert starts.pop(older) == ""
+    assert list(starts.values()) == [str(path)] * 2
+    gone = run("--state", str(tmp_path / "none.pth"))
+    assert gone.returncode == 2
+    assert "none.pth is not there" in gone.stderr
+
+
 def test_text_may_come_from_stdin() -> None:
     assert ask("-", stdin="From a pipe").returncode == 0
     assert log()[0]["turns"][0]["text"] == "From a pipe"
@@ -512,8 +528,8 @@ def test_an_adapter_becomes_a_model_with_a_name(tmp_path: Path) -> None:
 def test_info_names_the_tensors_that_are_not_used(tmp_path: Path) -> None:
     path = tmp_path / "more.pth"
     tensors = torch.load(model_file(), weights_only=True)
-    torch.save({**tensors, "extra.thing": torch.zeros(3)}, path)
-    assert "not used          extra.thing" in run("models", "info", str(path)).stdout
+    torch.save({**tensors, "blocks.0.att.v0": torch.zeros(3)}, path)
+    assert "not used          blocks.0.att.v0" in run("models", "info", str(path)).stdout
 
 
 @pytest.mark.parametrize("kind", ["gguf", "bin"])

@@ -51,8 +51,11 @@ class Options:
 
     @classmethod
     def from_json(cls, data: Mapping[str, object], base: "Options") -> "Options":
-        """The choices in `data`, and those of `base` where `data` has none or an unusable one."""
-        options = base
+        """The choices in `data`, and those of `base` where `data` has none or an unusable one.
+
+        Only the start state is never that of `base`: what was said without one goes on without.
+        """
+        options = replace(base, start="")
         for name, value in data.items():
             with suppress(UsageError):
                 options = replace(options, **_choice(name, value, base))  # type: ignore[arg-type]

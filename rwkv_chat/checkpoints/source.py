@@ -83,10 +83,11 @@ def read_source(path: Path) -> Source:
     form, checkpoint = restore(stored, kind)
     found = detect(checkpoint, normed=form == "rwkv package")
     spec = with_config(found.spec, files.config) if form == "fla" else found.spec
-    if found.has_start and (kind != "pth" or form not in ("", "rwkv package") or len(files.parts) > 1):
+    whole = kind == "pth" and form in ("", "rwkv package") and len(files.parts) == 1
+    if found.has_start and not whole:
         raise UnsupportedModelError(
-            f"{stored.path} is a model with a start state (time_state) merged into it, and does not "
-            "tell which way its matrices lie. Give the .pth file that it was made from."
+            f"{stored.path} is a model with a start state (time_state) merged into it. Converters "
+            "differ in which way its matrices lie: give the .pth file that it was made from."
         )
     told = checkpoint.metadata if kind == "gguf" else {}
     tokenizer = told.get("tokenizer", kind_of(spec.vocab_size))

@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     chat.set_defaults(command="chat")
     for each in (parser, chat):
         _model_arguments(each, suppress=each is chat)
+        _state_argument(each, suppress=each is chat)
 
     ask = commands.add_parser("ask", help="ask once; the answer goes to stdout")
     ask.set_defaults(command="ask")
@@ -47,11 +48,7 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--from", dest="start", metavar="LABEL|ID", help="go on from a turn, as `log` names it"
     )
-    ask.add_argument(
-        "--state",
-        metavar="FILE",
-        help="begin with a state: from `tune`, saved, or a time_state .pth",
-    )
+    _state_argument(ask, suppress=True)
     ask.add_argument("--json", action="store_true", help="one JSON object instead of the text")
     form = ask.add_mutually_exclusive_group()
     form.add_argument(
@@ -164,6 +161,15 @@ def _model_arguments(parser: argparse.ArgumentParser, *, suppress: bool) -> None
         help="the vocabulary of the model, where it is not found beside it",
     )
     _override_arguments(parser, suppress=suppress)
+
+
+def _state_argument(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
+    parser.add_argument(
+        "--state",
+        metavar="FILE",
+        default=argparse.SUPPRESS if suppress else None,
+        help="begin new conversations with a state: from `tune`, saved, or a time_state .pth",
+    )
 
 
 def _override_arguments(parser: argparse.ArgumentParser, *, suppress: bool) -> None:

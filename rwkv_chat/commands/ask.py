@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from rwkv_chat.chat import events
 from rwkv_chat.chat.options import Options
@@ -44,7 +43,7 @@ def _change(options: argparse.Namespace, base: Options) -> Options:
         sampling=replace(base.sampling, **{k: v for k, v in given.items() if v is not None}),
         max_tokens=options.max_tokens or base.max_tokens,
         template=options.template or base.template,
-        start=str(Path(options.state).absolute()) if options.state else base.start,
+        start=compose.start_in(options) or base.start,
         model=lasting(options.model) if options.model else base.model,
     )
 

@@ -18,13 +18,16 @@ __all__ = ["run"]
 def run(options: argparse.Namespace) -> int:
     """Open the interface; without a terminal, answer what stdin says (or a plain hello)."""
     settings = compose.choose(options)
+    start = compose.start_in(options)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         from rwkv_chat.commands import ask
 
         text = sys.stdin.read().strip() or "Hello"
         shown = one_line(text, 40)
         print(f'rwkv-chat: no terminal here, so this answers "{shown}"', file=sys.stderr)
-        return ask.answer(text, settings, lambda options: options, None, as_json=False)
+        return ask.answer(
+            text, settings, lambda base: replace(base, start=start), None, as_json=False
+        )
 
     if not sys.stderr.isatty():
         raise UsageError("The interface is drawn on stderr, which is redirected; leave it alone.")
@@ -32,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     from rwkv_chat.commands import layout
     from rwkv_chat.tui.app import ChatApp
 
-    with compose.open_session(settings, compose.defaults(settings)) as session:
+    chosen = replace(compose.defaults(settings), start=start)
+    with compose.open_session(settings, chosen) as session:
         model = settings.model or EMBEDDED
         session.prefer(model)
         app = ChatApp(

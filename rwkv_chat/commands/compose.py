@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkv_chat import paths
@@ -13,13 +14,22 @@ from rwkv_chat.chat.session import Session
 from rwkv_chat.checkpoints.catalog import EMBEDDED, find, lasting
 from rwkv_chat.engine.library import LocalLibrary
 from rwkv_chat.engine.worker import Worker
+from rwkv_chat.errors import UsageError
 from rwkv_chat.settings import Settings
 from rwkv_chat.store.conversations import Conversations
 
 if TYPE_CHECKING:
     from rwkv_chat.engine.model import Model
 
-__all__ = ["choose", "defaults", "open_session", "open_store", "opener", "overrides_in"]
+__all__ = [
+    "choose",
+    "defaults",
+    "open_session",
+    "open_store",
+    "opener",
+    "overrides_in",
+    "start_in",
+]
 
 
 def choose(options: argparse.Namespace) -> Settings:
@@ -42,6 +52,20 @@ def overrides_in(options: argparse.Namespace) -> dict[str, Any]:
     names = ("generation", "group_norm_eps", "key_eps")
     given = {name: getattr(options, name, None) for name in names}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def start_in(options: argparse.Namespace) -> str:
+    """The full path of the start state that the command line names; "" where it names none.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if not options.state:
+        return ""
+    path = Path(options.state).absolute()
+    if not path.is_file():
+        raise UsageError(f"The start state {path} is not there. Give the path of a file.")
+    return str(path)
 
 
 def opener(settings: Settings) -> "Callable[[], Model]":

@@ -45,6 +45,13 @@ def test_a_missing_choice_is_the_default() -> None:
     assert Options.from_json({"max_tokens": 3}, base) == Options(system="Base", max_tokens=3)
 
 
+def test_a_conversation_without_a_start_state_is_never_given_one() -> None:
+    base = Options(start="/other.state")
+    for data in ({}, {"start": ""}, {"start": 7}):
+        assert Options.from_json(data, base).start == ""
+    assert Options.from_json({"start": "/its.state"}, base).start == "/its.state"
+
+
 def test_a_bound_is_checked() -> None:
     with pytest.raises(UsageError, match="max_tokens"):
         Options(max_tokens=0)

@@ -1,7 +1,7 @@
 """What is checked of a tensor before it is believed, and the vocabulary that GGUF files carry."""
 
-from math import prod
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import gguf
@@ -78,7 +78,7 @@ def test_tensors_fill_the_file_or_are_refused(
         check_tiling(PATH, tensors, 96, at + 1, alignment)
     moved = [replace(t, start=t.start + by) for t, by in zip(tensors, shifts, strict=False)]
     if moved != tensors:
-        with pytest.raises(TruncatedError, match="overlaps another|does not follow another"):
+        with pytest.raises(TruncatedError, match=r"overlaps another|does not follow another"):
             check_tiling(PATH, moved, 96, at, alignment)
 
 
