@@ -3,7 +3,8 @@
 
 #include "rwkv/kernels.h"
 
-#define RWKV_DECLARE_OPERATIONS(isa)                                                              \
+// What newer instructions change as well; all else is then that of avx512, or of avx512vnni.
+#define RWKV_DECLARE_PRODUCTS(isa)                                                                \
     namespace rwkv::isa {                                                                         \
     void round(Weights weights, const float* x, size_t n, unsigned char* rounded);                \
     void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,\
@@ -12,6 +13,11 @@
                   const float* x, size_t first, size_t last, float* y);                           \
     void sum_all_rows(const Matrix& w, const float* x, size_t x_stride, size_t tokens,            \
                       size_t first, size_t last, float* y, size_t y_stride);                      \
+    }
+
+#define RWKV_DECLARE_OPERATIONS(isa)                                                              \
+    RWKV_DECLARE_PRODUCTS(isa)                                                                    \
+    namespace rwkv::isa {                                                                         \
     void round_q8(const float* x, size_t n, unsigned char* rounded);                              \
     void matmul_q8(const Matrix& w, size_t first, size_t last, const unsigned char* x,            \
                    size_t tokens, float* y, size_t y_stride);                                     \
@@ -42,18 +48,6 @@ RWKV_DECLARE_OPERATIONS(scalar)
 RWKV_DECLARE_OPERATIONS(avx2)
 RWKV_DECLARE_OPERATIONS(avx512)
 RWKV_DECLARE_OPERATIONS(neon)
-
-// What newer instructions change; everything else is that of avx512, or of avx512vnni.
-#define RWKV_DECLARE_PRODUCTS(isa)                                                                \
-    namespace rwkv::isa {                                                                         \
-    void round(Weights weights, const float* x, size_t n, unsigned char* rounded);                \
-    void matmul(const Matrix& w, size_t first, size_t last, const unsigned char* x, size_t tokens,\
-                float* y, size_t y_stride);                                                       \
-    void sum_rows(const Matrix& w, const uint32_t* rows, size_t count, size_t following,          \
-                  const float* x, size_t first, size_t last, float* y);                           \
-    void sum_all_rows(const Matrix& w, const float* x, size_t x_stride, size_t tokens,            \
-                      size_t first, size_t last, float* y, size_t y_stride);                      \
-    }
 
 RWKV_DECLARE_PRODUCTS(avx512vnni)
 RWKV_DECLARE_PRODUCTS(avx512bf16)

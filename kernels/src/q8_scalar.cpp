@@ -2,20 +2,14 @@
 
 #include "operations.h"
 #include "rounding.h"
+#include "units_scalar.h"
 
 namespace rwkv::scalar {
 namespace {
 
 // n <= kFine activations as integers, and what these are to be multiplied with.
 float round_fine(const float* x, size_t n, int* numbers) {
-    uint32_t largest = 0;
-    for (size_t i = 0; i < n; ++i) {
-        uint32_t bits;
-        __builtin_memcpy(&bits, x + i, sizeof bits);
-        bits &= kMagnitude;
-        if (bits > largest) largest = bits;
-    }
-    const Unit unit = fine_unit(largest);
+    const Unit unit = fine_unit(largest_of(x, n));
     // To the nearest integer, ties to even, by pushing the fraction out of the float.
     constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
     for (size_t i = 0; i < n; ++i) {

@@ -6,8 +6,8 @@
 namespace rwkv {
 namespace {
 
-template <int kBits>
-Unit unit_of(const float* x, size_t n) {
+// The largest magnitude, as bits.
+inline uint32_t largest_of(const float* x, size_t n) {
     uint32_t largest = 0;
     for (size_t i = 0; i < n; ++i) {
         uint32_t bits;
@@ -15,7 +15,12 @@ Unit unit_of(const float* x, size_t n) {
         bits &= kMagnitude;
         if (bits > largest) largest = bits;
     }
-    return unit_for<kBits>(largest);
+    return largest;
+}
+
+template <int kBits>
+Unit unit_of(const float* x, size_t n) {
+    return unit_for<kBits>(largest_of(x, n));
 }
 
 // To the nearest integer, ties to even, by pushing the fraction out of the float; |x| <= 2^15.

@@ -197,7 +197,7 @@ class Pointwise:
         return loss
 
     def mix(self, x: Tensor, weights: Sequence[Tensor], kind: torch.dtype) -> list[Tensor]:
-        """`model.mix`: one tensor [B, T, D] of type `kind` for each of the weights [D]."""
+        """As `mix.mix`: one tensor [B, T, D] of type `kind` for each of the weights [D]."""
         out = [torch.empty_like(x, dtype=kind) for _ in weights]
         pointers = [*_pointers([x]), _table(weights), _table(out)]
         self._call("mix", kind, (*x.shape, len(weights)), pointers)
